@@ -1,0 +1,188 @@
+"""How far gradients travel: sweeps of vector-Jacobian products from the output.
+
+Norms are accumulated as decimal logarithms and the vectors renormalised at every
+layer, so that a product of a thousand layers reads -166.3 and not 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graphfathom.diagnostics.jacobian import state_size
+from graphfathom.diagnostics.observations import Observation
+from graphfathom.diagnostics.trace import Trace
+from graphfathom.linalg.vector import gaussian_vector, stable_norm
+
+__all__ = ["Arrival", "gain_observations", "gradient_observations", "sweep"]
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A cotangent that has arrived at a state."""
+
+    state: int
+    """Index of the state."""
+    log10_scale: float
+    """Decimal logarithm of the factor that was taken out of the tensors."""
+    tensors: tuple[Tensor, ...]
+    """The cotangent, in the order of the state's names."""
+    log10_weights: float
+    """Decimal logarithm of the norm of the gradient of the parameters of the segment
+    behind the state; ``-inf`` if it is zero, NaN if the segment has none."""
+
+    def log10_norm(self, trace: Trace) -> float:
+        """Decimal logarithm of the cotangent's norm, without taps."""
+        state = trace.states[self.state]
+        pairs = zip(state.names, self.tensors, strict=True)
+        kept = [tensor for name, tensor in pairs if name not in state.taps]
+        return self.log10_scale + _log10(_norm(kept))
+
+
+def sweep(
+    trace: Trace, cotangent: Tensor, *, weights: bool = False, rescale: bool = True
+) -> Iterator[Arrival]:
+    r"""Carry a cotangent of the output back to every state, from L down to 0.
+
+    .. math:: g_k = \left(\frac{\partial\, \text{out}}{\partial H_k}\right)^{\top} g
+
+    Args:
+        trace: The network.
+        cotangent: :math:`g`, of the shape of the output.
+        weights: Whether to measure the gradient of the parameters on the way.
+        rescale: False to let the cotangent underflow as it would in training.
+
+    Yields:
+        One arrival per state.
+    """
+    tensors: tuple[Tensor, ...] = (cotangent,)
+    scale = 0.0
+    for k in range(trace.num_layers + 1, 0, -1):
+        segment = trace.segment(k)
+        tensors, gradients = segment.vjp(tensors, with_parameters=weights)
+        found = [g for g in gradients if g is not None]
+        log10_weights = scale + _log10(_norm(found)) if found else math.nan
+        if rescale:
+            size = float(_norm(tensors))
+            if size > 0 and math.isfinite(size):
+                tensors = tuple(tensor / size for tensor in tensors)
+                scale += math.log10(size)
+        yield Arrival(k - 1, scale, tensors, log10_weights)
+
+
+def gradient_observations(trace: Trace) -> list[Observation]:
+    r"""Gradient of the loss in every state and in every layer's weights.
+
+    Names: ``gradient.state``, ``gradient.state.relative`` (to the last state),
+    ``gradient.weights``; all are decimal logarithms of Frobenius norms. Empty if the
+    problem has no labels.
+    """
+    gradient = loss_gradient(trace)
+    if gradient is None:
+        return []
+    dtype = _name(trace.dtype)
+    rows: list[Observation] = []
+    last = math.nan
+    for arrival in sweep(trace, gradient, weights=True):
+        k, norm = arrival.state, arrival.log10_norm(trace)
+        if k == trace.num_layers:
+            last = norm
+        relative = norm - last if math.isfinite(last) else math.nan
+        rows += [
+            Observation("gradient.state", f"state:{k}", norm, None, "log10", dtype),
+            Observation(
+                "gradient.state.relative",
+                f"state:{k}",
+                relative,
+                None,
+                "log10",
+                dtype,
+            ),
+        ]
+        if k < trace.num_layers and not math.isnan(arrival.log10_weights):
+            value = arrival.log10_weights
+            place = f"layer:{k + 1}"
+            rows.append(
+                Observation("gradient.weights", place, value, None, "log10", dtype)
+            )
+    return rows
+
+
+def loss_gradient(trace: Trace) -> Tensor | None:
+    """Gradient of the loss in the output, or None without labels."""
+    output = trace.output.detach().requires_grad_()
+    with torch.enable_grad():
+        loss = trace.problem.loss_of(output)
+    if loss is None:
+        return None
+    if not loss.requires_grad:
+        return torch.zeros_like(output)
+    return torch.autograd.grad(loss, output)[0]
+
+
+def gain_observations(
+    trace: Trace, generator: torch.Generator, num_samples: int = 4
+) -> list[Observation]:
+    r"""Gain from every state to the output, in random directions.
+
+    .. math:: g_k = \sqrt{\mathbb E\,\|J_k^\top w\|^2 / \dim H_k}, \qquad
+        J_k = \partial\,\text{out}/\partial H_k,\quad w \sim \mathcal N(0, I)
+
+    the root mean square response of the output to a unit change of one entry.
+
+    Args:
+        trace: The network.
+        generator: Source of randomness.
+        num_samples: Number of probes, at least 2; each is one sweep. Default 4: the
+            spread of log10 over depth is orders of magnitude, that of four probes
+            hundredths.
+
+    Returns:
+        ``gain_to_output`` in log10 with its standard error.
+    """
+    shape, device = trace.output.shape, trace.output.device
+    logs: dict[int, list[float]] = {}
+    for _ in range(num_samples):
+        probe = gaussian_vector(
+            trace.output.numel(), trace.output.dtype, device, generator=generator
+        )
+        for arrival in sweep(trace, probe.view(shape)):
+            logs.setdefault(arrival.state, []).append(arrival.log10_norm(trace))
+    rows = []
+    for k, values in logs.items():
+        value, stderr = _mean_square(values)
+        value -= 0.5 * math.log10(max(state_size(trace.states[k]), 1))
+        dtype = _name(trace.dtype)
+        rows.append(
+            Observation("gain_to_output", f"state:{k}", value, stderr, "log10", dtype)
+        )
+    return rows
+
+
+def _mean_square(logs: list[float]) -> tuple[float, float]:
+    """Log10 of the root of the mean square, and its standard error (delta method)."""
+    highest = max(logs)
+    if not math.isfinite(highest):
+        return highest, 0.0
+    squares = torch.tensor([10 ** (2 * (v - highest)) for v in logs])
+    squares = squares.double()
+    mean = float(squares.mean())
+    stderr = float(squares.std() / math.sqrt(len(logs)))
+    return highest + 0.5 * math.log10(mean), stderr / mean / 2 / math.log(10)
+
+
+def _norm(tensors: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
+    return stable_norm(torch.cat([tensor.detach().reshape(-1) for tensor in tensors]))
+
+
+def _log10(norm: Tensor) -> float:
+    value = float(norm)
+    return math.log10(value) if value > 0 else (-math.inf if value == 0 else value)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

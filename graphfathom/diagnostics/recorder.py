@@ -1,0 +1,406 @@
+"""Record one forward pass as a graph of the tensors that Python sees.
+
+Glossary:
+    call: one torch function called by the model's Python code; calls are numbered.
+    value: a tensor returned by a call, as an edge of the autograd graph. Identity is
+        ``(grad_fn, output_nr)``, so ``x += h`` makes a new value of the same object.
+    event: the calls of one message passing: a module call, a ``propagate``, or one
+        hand-written operation that mixes rows.
+
+The autograd graph is built without its saved tensors (they are dropped by a pack
+hook), so that recording costs no more memory than a forward pass without gradients.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch_geometric.nn import (
+    HeteroJumpingKnowledge,
+    JumpingKnowledge,
+    MessagePassing,
+)
+
+from graphfathom.problem import Problem, map_tensors
+
+__all__ = ["Event", "ForwardError", "Recording", "Value", "record", "sources_of"]
+
+MATRIX_PRODUCTS = {"matmul", "__matmul__", "mm", "bmm", "spmm", "__rmatmul__", "addmm"}
+SCATTERS = {"scatter_add_", "scatter_add", "index_add_", "index_add"} | {
+    "scatter_reduce_",
+    "scatter_reduce",
+    "index_reduce_",
+    "index_reduce",
+}
+ATTENTIONS = {"scaled_dot_product_attention", "multi_head_attention_forward"}
+READOUTS = MATRIX_PRODUCTS | {"linear", "log_softmax", "softmax", "sigmoid"}
+
+
+class ForwardError(RuntimeError):
+    """The model's own forward failed; the message names the layer."""
+
+
+@dataclass
+class Value:
+    """A tensor of the forward pass through which gradient flows."""
+
+    call: int
+    """Index of the call that returned it; -1 for the input features."""
+    position: int | None
+    """Which of the call's outputs; None if it cannot be replaced (changed in place)."""
+    parents: frozenset[int]
+    """Indices of the values it was computed from."""
+    shape: tuple[int, ...]
+    """Shape of the tensor."""
+
+
+@dataclass
+class Event:
+    """Calls ``start`` to ``stop - 1``, made by one message passing."""
+
+    name: str
+    start: int
+    stop: int = 0
+    role: str = "module"
+    inner: list[Event] = field(default_factory=list)
+    block_stop: int = 0
+    """End of the module that this event was opened from, or of the block around it."""
+
+
+@dataclass
+class Recording:
+    """What one forward pass did."""
+
+    calls: list[str]
+    values: list[Value]
+    events: list[Event]
+    output: Tensor
+    output_value: int | None
+    sourced: list[bool]
+    saved_bytes: list[int]
+    num_nodes: tuple[int, ...]
+    readouts: list[int]
+    """First calls of the modules that only a read-out has (jumping knowledge)."""
+
+
+def sources_of(problem: Problem) -> list[Tensor]:
+    """The float tensors with one row per node that the model is called with."""
+    rows = set(problem.num_nodes)
+    found = [
+        tensor
+        for tensor in _inputs(problem)
+        if tensor.is_floating_point()
+        and tensor.layout == torch.strided
+        and tensor.dim() > 0
+        and tensor.size(0) in rows
+        and tensor is not problem.target
+    ]
+    # A dense adjacency matrix has one row per node too, but is a constant.
+    thin = [t for t in found if t.dim() != 2 or t.size(0) != t.size(1)]
+    return thin or found
+
+
+def _inputs(problem: Problem) -> list[Tensor]:
+    """Tensors of the data that may be node features."""
+    data = problem.data
+    found: list[Tensor] = []
+
+    def visit(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    if problem.is_call:
+        map_tensors(data, visit)
+    elif hasattr(data, "node_types"):
+        for kind in data.node_types:
+            map_tensors([v for k, v in data[kind].items() if k != "y"], visit)
+    else:
+        names = [key for key in map(str, data.keys()) if key not in ("y", "x")]
+        names = [name for name in names if "edge" not in name and "adj" not in name]
+        map_tensors([data[name] for name in names], visit)
+        if isinstance(data.x, Tensor):
+            return [data.x, *found]
+    return found
+
+
+def flat_tensors(output: Any) -> list[Tensor]:
+    """The tensors of a call's result, in order; other containers are opaque."""
+    if isinstance(output, Tensor):
+        return [output]
+    if type(output) in (list, tuple):
+        return [tensor for item in output for tensor in flat_tensors(item)]
+    return []
+
+
+def call_name(function: Any) -> str:
+    """Name by which two passes recognise the same call."""
+    return getattr(function, "__name__", None) or str(function)
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, num_nodes: tuple[int, ...], embeds: bool) -> None:
+        super().__init__()
+        self.num_nodes = num_nodes
+        # Integer features enter the network as embeddings.
+        self.embeds = embeds
+        self.running = ""
+        self.calls: list[str] = []
+        self.values: list[Value] = []
+        self.sourced: list[bool] = []
+        self.saved_bytes: list[int] = [0]
+        self.operations: list[Event] = []
+        self.readouts: list[Event] = []
+        self.roots: list[Event] = []
+        self.stack: list[Event] = []
+        self._index: dict[tuple[Any, int], int] = {}
+        self._inner: dict[Any, frozenset[int]] = {}
+
+    @property
+    def clock(self) -> int:
+        return len(self.calls)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        call, arguments = self.clock, flat_tensors([*args, *(kwargs or {}).values()])
+        for tensor in arguments:
+            self.register(tensor, call - 1, None)
+        self.running = call_name(func)
+        output = func(*args, **(kwargs or {}))
+        for position, tensor in enumerate(flat_tensors(output)):
+            self.register(tensor, call, position)
+        for tensor in arguments:
+            self.register(tensor, call, None)
+        self.calls.append(self.running)
+        self.saved_bytes.append(0)
+        if self._mixes_rows(self.calls[-1], args, output):
+            self.operations.append(Event(self.calls[-1], call, call + 1, "operation"))
+        return output
+
+    def register(self, tensor: Tensor, call: int, position: int | None) -> None:
+        """Make a value of a tensor through which gradient flows, if it is new."""
+        node = tensor.grad_fn
+        if node is None or (node, tensor.output_nr) in self._index:
+            return
+        parents = self.parents(node)
+        self._index[node, tensor.output_nr] = len(self.values)
+        is_source = call < 0 or (self.embeds and self.running == "embedding")
+        self.sourced.append(is_source or any(self.sourced[i] for i in parents))
+        self.values.append(Value(call, position, parents, tuple(tensor.shape)))
+
+    def find(self, tensor: Any) -> int | None:
+        """Index of a tensor's value."""
+        node = tensor.grad_fn if isinstance(tensor, Tensor) else None
+        return None if node is None else self._index.get((node, tensor.output_nr))
+
+    def parents(self, node: Any) -> frozenset[int]:
+        """The values nearest to a node on every path back."""
+        pending = [node]
+        while pending:
+            current = pending[-1]
+            edges = [edge for edge in current.next_functions if edge[0] is not None]
+            hidden = [edge[0] for edge in edges if edge not in self._index]
+            waiting = [parent for parent in hidden if parent not in self._inner]
+            if waiting:
+                pending += waiting
+                continue
+            seen = {self._index[edge] for edge in edges if edge in self._index}
+            self._inner[current] = frozenset(seen).union(
+                *(self._inner[parent] for parent in hidden)
+            )
+            pending.pop()
+        return self._inner[node]
+
+    def count_saved(self, tensor: Tensor) -> int:
+        """Pack hook: count the bytes of a saved tensor and drop it."""
+        # Custom functions save tensors while the mode is on: this is no call of theirs.
+        with torch._C.DisableTorchFunction():
+            is_dense = tensor.layout == torch.strided
+            if is_dense and not isinstance(tensor, nn.Parameter):
+                self.saved_bytes[-1] += tensor.untyped_storage().nbytes()
+        return 0
+
+    def _mixes_rows(self, name: str, args: Any, output: Any) -> bool:
+        """Whether a call adds up features of different nodes."""
+        if not isinstance(output, Tensor) or output.dim() < 2 or len(args) < 2:
+            return False
+        rows = output.size(-2)
+        if rows not in self.num_nodes:
+            return False
+        if name in ATTENTIONS or name in SCATTERS:
+            return any(map(self._is_sourced, [output]))
+        if name not in MATRIX_PRODUCTS:
+            return False
+        left, right = args[-2:]
+        if not isinstance(left, Tensor) or not isinstance(right, Tensor):
+            return False
+        return self._is_sourced(right) and left.size(-1) in self.num_nodes
+
+    def _is_sourced(self, tensor: Any) -> bool:
+        index = self.find(tensor)
+        return index is not None and self.sourced[index]
+
+
+def record(problem: Problem, layers: str | None = None) -> Recording:
+    """Run the model once and record it.
+
+    Args:
+        problem: Model and data that may be run freely, see ``sandbox``.
+        layers: Pattern of module names that are the layers, e.g. ``"convs.*"``.
+            Default: message passing is found by role.
+
+    Raises:
+        ForwardError: If the model's forward raises.
+    """
+    sources = sources_of(problem)
+    recorder = _Recorder(problem.num_nodes, embeds=not sources)
+    problem = attach(problem, sources, {id(t): _branch(t) for t in sources})
+    for tensor in sources_of(problem):
+        recorder.register(tensor, -1, 0)
+    hooks = torch.autograd.graph.saved_tensors_hooks(
+        recorder.count_saved, _refuse_unpack
+    )
+    with torch.enable_grad(), hooks, _module_hooks(problem.model, recorder, layers):
+        try:
+            with recorder:
+                result = problem.call()
+        except Exception as error:
+            raise _name_layer(error, problem, recorder) from error
+    output = problem.only_tensor(result)
+    recorder.register(output, recorder.clock - 1, None)
+    return Recording(
+        calls=recorder.calls,
+        values=recorder.values,
+        sourced=recorder.sourced,
+        events=_merge_operations(recorder, layers),
+        output=output.detach(),
+        output_value=recorder.find(output),
+        saved_bytes=recorder.saved_bytes,
+        num_nodes=problem.num_nodes,
+        readouts=[event.start for event in recorder.readouts],
+    )
+
+
+def attach(
+    problem: Problem, sources: list[Tensor], replacement: dict[int, Tensor]
+) -> Problem:
+    """The problem with its input features replaced, by identity."""
+    data = map_tensors(problem.data, lambda t: replacement.get(id(t), t))
+    return problem.replace(problem.model, data)
+
+
+def _branch(tensor: Tensor) -> Tensor:
+    # Not a leaf: a model may change its input in place.
+    return tensor.detach().requires_grad_().clone()
+
+
+def _refuse_unpack(_: int) -> Tensor:
+    raise RuntimeError("The recorded graph keeps no tensors.")
+
+
+def _name_layer(error: Exception, problem: Problem, recorder: _Recorder) -> Exception:
+    model = type(problem.model).__name__
+    place = f" in `{recorder.stack[-1].name}`" if recorder.stack else ""
+    return ForwardError(
+        f"The forward pass of {model} failed{place}: {type(error).__name__}: {error}"
+    )
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    # 14 of PyG's convolutions are not MessagePassing; by PyG's naming rule all layers
+    # that pass messages end in "Conv".
+    named = type(module).__name__.endswith("Conv")
+    return named or isinstance(module, MessagePassing)
+
+
+@contextmanager
+def _module_hooks(
+    model: nn.Module, recorder: _Recorder, layers: str | None
+) -> Iterator[None]:
+    """Turn module calls and propagations into events while the context lasts."""
+
+    def enter(name: str, role: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            recorder.stack.append(Event(name, recorder.clock, role=role))
+
+        return hook
+
+    def leave(*_: Any) -> None:
+        event = recorder.stack.pop()
+        event.stop = recorder.clock
+        if event.role == "readout":
+            recorder.readouts.append(event)
+        parent = recorder.stack[-1].inner if recorder.stack else recorder.roots
+        parent.append(event)
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            is_layer = _is_convolution(module)
+            if layers is not None:
+                is_layer = fnmatch.fnmatchcase(name, layers)
+            role = "layer" if is_layer else "module"
+            if isinstance(module, JumpingKnowledge | HeteroJumpingKnowledge):
+                role = "readout"
+            label = name or type(module).__name__
+            handles = [
+                module.register_forward_pre_hook(enter(label, role), prepend=True),
+                module.register_forward_hook(leave),
+            ]
+            if layers is None and isinstance(module, MessagePassing):
+                before = enter(f"{label}.propagate", "propagate")
+                handles += [
+                    module.register_propagate_forward_pre_hook(before),
+                    module.register_propagate_forward_hook(leave),
+                ]
+            for handle in handles:
+                stack.callback(handle.remove)
+        yield
+
+
+def _merge_operations(recorder: _Recorder, layers: str | None) -> list[Event]:
+    """Outermost layers, and hand-written operations outside of them, in call order."""
+    found: list[Event] = []
+    pending = list(recorder.roots)
+    modules: list[Event] = []
+    while pending:
+        event = pending.pop()
+        if event.role == "module":
+            modules.append(event)
+            pending += event.inner
+        elif event.role != "readout":
+            found.append(event)
+    if layers is None:
+        free = [op for op in recorder.operations if not _inside(op, found)]
+        found += _promote(free, [m for m in modules if m not in recorder.roots])
+    _mark_blocks(found, modules)
+    return sorted(found, key=lambda event: (event.start, event.stop))
+
+
+def _mark_blocks(events: list[Event], modules: list[Event]) -> None:
+    """Note where the largest module around an event, but not around all, ends."""
+    for event in events:
+        around = [m for m in modules if _inside(event, [m])]
+        blocks = [m.stop for m in around if not all(_inside(e, [m]) for e in events)]
+        event.block_stop = max([event.stop, *blocks])
+
+
+def _inside(event: Event, others: list[Event]) -> bool:
+    return any(o.start <= event.start and event.stop <= o.stop for o in others)
+
+
+def _promote(operations: list[Event], modules: list[Event]) -> list[Event]:
+    """Each operation, or the innermost module call whose only operation it is."""
+    promoted = []
+    for operation in operations:
+        around = [module for module in modules if _inside(operation, [module])]
+        block = min(around, key=lambda m: m.stop - m.start, default=operation)
+        alone = sum(_inside(other, [block]) for other in operations) == 1
+        promoted.append(block if alone else operation)
+    return promoted

@@ -1,0 +1,202 @@
+"""The figures of the page: inline SVG that follows the colours of the page."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup, escape
+
+from graphfathom.plotting import PANELS, Curve, curve, figures, to_svg
+from graphfathom.terminal import format_number, format_share
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from graphfathom.diagnostics.report import Report
+
+__all__ = ["Illustration", "draw", "figure_for", "quiet"]
+
+TITLE_HEIGHT = 17
+"""Points at the top of a figure that its title takes; the page has its own."""
+
+# What the colours of the figures are called in style.css.
+VARIABLES = {
+    "#000000": "--ink",
+    "#444444": "--muted",
+    "#dddddd": "--rule",
+    "#0072b2": "--blue",
+    "#56b4e9": "--sky",
+    "#e69f00": "--orange",
+    "#009e73": "--green",
+    "#d55e00": "--vermillion",
+    "#cc79a7": "--purple",
+}
+
+CAPTIONS = {
+    "gradients": "How the gradient of the loss grows or shrinks on its way back from"
+    " the output on the right to the input on the left. Where every layer can learn,"
+    " the lines are level within a factor of ten or so; a straight slope means that"
+    " each layer takes away, or adds, the same share.",
+    "gain": "How much a small change of a state changes the output, on average over"
+    " random directions; the band is the standard error. Where all layers are heard"
+    " equally, the line is level.",
+    "signal": "The size of the features, and how much they differ between neighbours."
+    " If all lines fall together, the signal dies out; if only the Dirichlet energies"
+    " fall, neighbours become alike, which is over-smoothing.",
+    "smoothing": "The share of a state that is left when the part that is the same on"
+    " all nodes of a component, or proportional to √degree, is taken away, and the"
+    " Dirichlet energies per squared norm. Low on the right: the nodes can hardly be"
+    " told apart.",
+    "rank": "How many independent directions the features use. Close to 1, every node"
+    " carries a multiple of one and the same vector.",
+    "jacobian": "Every layer as a map of its own. Above 1 it amplifies changes, below 1"
+    " it damps them, and depth multiplies whatever is off. The dotted line is the edge"
+    " of chaos, where changes neither die nor explode.",
+    "numerics": "What the precision of the model makes of the numbers. ReLU by itself"
+    " sets about half of the entries to zero; a share close to 100 % means that nothing"
+    " arrives. Subnormal numbers slow CPU kernels down 30 to 120 times.",
+    "units": "Channels that are zero on every node, and outputs and inputs of a layer"
+    " that are exactly cut off. A few are harmless; a share that grows with depth is"
+    " width that was paid for and lost.",
+}
+"""What one should see; one entry per panel."""
+
+SUBJECTS = (
+    ("smoothing-to-zero", "signal"),
+    ("smooth", "smoothing"),
+    ("gradient", "gradients"),
+    ("dead", "units"),
+    ("zero", "numerics"),
+    ("underflow", "numerics"),
+    ("subnormal", "numerics"),
+    ("finite", "numerics"),
+    ("healthy", "gradients"),
+)
+"""A word in the name of a finding and the figure that shows what it is about."""
+
+
+@dataclass(frozen=True)
+class Illustration:
+    """One figure of the page."""
+
+    name: str
+    title: str
+    svg: Markup
+    caption: str
+    reading: str
+    """What is seen in this report, in a sentence."""
+
+
+def draw(report: Report) -> list[Illustration]:
+    """Every figure that has something to show."""
+    silent = {name for name, _ in _silent(report)}
+    drawn = []
+    for name, figure in figures(report).items():
+        if name not in silent:
+            title, reading = PANELS[name].title, _reading(report, name)
+            svg = _inline(figure, name, title, reading)
+            drawn.append(Illustration(name, title, svg, CAPTIONS[name], reading))
+    return drawn
+
+
+def figure_for(finding: str, drawn: Sequence[Illustration]) -> Illustration | None:
+    """The figure that a finding is about, if it was drawn."""
+    names = [figure for word, figure in SUBJECTS if word in finding]
+    return next((each for each in drawn if each.name in names[:1]), None)
+
+
+def quiet(report: Report) -> list[str]:
+    """The legends of figures that are left out because everything in them is zero."""
+    return [label for _, labels in _silent(report) for label in labels]
+
+
+def _silent(report: Report) -> list[tuple[str, list[str]]]:
+    found = []
+    for name, panel in PANELS.items():
+        pairs = [(curve(report, each), label) for each, label in panel.quantities]
+        measured = [(data, label) for data, label in pairs if data]
+        if panel.scale == "share" and not any(any(d.value) for d, _ in measured):
+            found.append((name, [label for _, label in measured]))
+    return found
+
+
+def _inline(figure: Figure, name: str, title: str, description: str) -> Markup:
+    """The figure as an element of the page: its colours, its fonts, its own ids."""
+    figure.axes[0].set_title("", loc="left")
+    width, height = 72 * figure.get_size_inches()
+    text = to_svg(figure)
+    # After the style sheet of the figure, which would hold for the whole page.
+    body = text[text.index("</defs>") + len("</defs>") : text.rindex("</svg>")]
+    body = re.sub(r">\s+<", "><", body)
+    # Tags only: the text between them is what somebody wants to say.
+    body = re.sub(r"<[^>]+>", lambda tag: _restyled(tag[0], name), body)
+    box = f"0 {TITLE_HEIGHT} {width:.0f} {height - TITLE_HEIGHT:.0f}"
+    return Markup(  # Drawn by matplotlib, which escapes text.
+        f'<svg viewBox="{box}" role="img" aria-labelledby="{name}-title {name}-desc">'
+        f'<title id="{name}-title">{escape(title)}</title>'
+        f'<desc id="{name}-desc">{escape(description)}</desc>{body}</svg>'
+    )
+
+
+def _restyled(tag: str, name: str) -> str:
+    for colour, variable in VARIABLES.items():
+        tag = tag.replace(colour, f"var({variable})")
+    tag = tag.replace("fill: #ffffff", "fill: none").replace("xlink:href", "href")
+    tag = re.sub(r"font-family: [^;]*; ", "", tag)
+    tag = re.sub(r' transform="rotate\(-0 [^"]*"', "", tag)
+    tag = re.sub(r'<g id="[^"]*"', "<g", tag)
+    tag = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{name}-", tag)
+    # A tenth of a point is finer than any screen.
+    tag = re.sub(r"\d+\.\d\d+", lambda n: f"{float(n[0]):.1f}", tag)
+    return " ".join(tag.split())
+
+
+def _reading(report: Report, name: str) -> str:
+    panel = PANELS[name]
+    pairs = [(curve(report, each), label) for each, label in panel.quantities]
+    measured = [(data, label) for data, label in pairs if data]
+    if not measured:
+        return ""
+    if panel.scale == "share":
+        return _highest(measured)
+    data, label = measured[0]
+    if name == "gradients":
+        label = f"gradient {label}"
+    if name == "jacobian":
+        return f"Here the {label} is {_range(data)}."
+    first, last = (_word(data.value[end], data.unit) for end in (0, -1))
+    ends = f"{first} at layer {data.index[0]} and {last} at layer {data.index[-1]}"
+    return f"Here the {label} is {ends}."
+
+
+def _highest(measured: Sequence[tuple[Curve, str]]) -> str:
+    """The largest of each share and the first layer that has it."""
+    found = []
+    for data, label in measured:
+        top = max((share for share in data.value if share > 0), default=0.0)
+        if top:
+            layer = data.index[data.value.index(top)]
+            place = f"{format_share(top)} (layer {layer})"
+            found.append(f"{label.replace(':', '')}, {place}")
+    if not found:
+        return "Here all of them are zero."
+    others = "; the others are zero" if len(found) < len(measured) else ""
+    return f"The highest shares here: {'; '.join(found)}{others}."
+
+
+def _word(value: float, unit: str) -> str:
+    number = format_number(value, unit)
+    words = {"0": "exactly 0", "NaN": "not a number", "inf": "infinite"}
+    return words.get(number, number)
+
+
+def _range(data: Curve) -> str:
+    finite = [value for value in data.value if math.isfinite(value)]
+    if not finite:
+        return "not finite"
+    low, high = (format_number(end(finite), data.unit) for end in (min, max))
+    return low if low == high else f"between {low} and {high}"

@@ -1,0 +1,447 @@
+"""The verbs: what a person asks of the library."""
+
+from __future__ import annotations
+
+import copy
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import MLP
+
+from graphfathom.diagnostics import facts, gradients, numerics, spectra
+from graphfathom.diagnostics.energy import energy_observations
+from graphfathom.diagnostics.findings import find
+from graphfathom.diagnostics.jacobian import JacobianError
+from graphfathom.diagnostics.observations import Observation, Observations
+from graphfathom.diagnostics.report import Report
+from graphfathom.diagnostics.sandbox import Sandbox, judged_mode, running_norms
+from graphfathom.diagnostics.trace import (
+    BYTE_BUDGET,
+    CaptureError,
+    NoLayersError,
+    Trace,
+    capture,
+)
+from graphfathom.problem import Problem
+from graphfathom.training import fit
+
+__all__ = ["CONTROLS", "controls", "diagnose"]
+
+CONTROLS = ("none", "untrained", "trained")
+"""How far the controls go."""
+
+TRAINING_EPOCHS = 100
+"""Length of a control's training: half of the GCN paper's, enough to see it learn."""
+
+
+def diagnose(
+    model: nn.Module | Problem,
+    data: Any = None,
+    *,
+    forward_fn: Callable[[nn.Module, Any], Tensor] | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    target: Tensor | str | None = None,
+    mask: Tensor | str | None = None,
+    mode: str = "auto",
+    layers: str | None = None,
+    controls: str = "untrained",
+    seed: int = 0,
+    byte_budget: int = BYTE_BUDGET,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Find out why a graph network does not learn.
+
+    The model is not changed: not its weights, buffers, gradients, hooks, mode, device
+    or precision, nor any random state.
+
+    Args:
+        model: The network, or a :class:`~graphfathom.problem.Problem`, which already
+            holds the next six arguments.
+        data: What it runs on; see :class:`~graphfathom.problem.Problem`.
+        forward_fn: How to call it, if not by name.
+        loss: ``loss(output, target)``, if it is not to be inferred.
+        target: Labels, or their name in the data.
+        mask: Rows that enter the loss, or their name in the data.
+        mode: ``"auto"``, ``"init"`` or ``"eval"``.
+        layers: Pattern of the names of the modules that are layers, e.g.
+            ``"convs.*"``. Default: message passing is found by role.
+        controls: ``"none"``; ``"untrained"``: the same network at depth 1 is measured
+            beside it; ``"trained"``: it, an MLP and the network itself are trained
+            for a short time as well, on copies.
+        seed: Seed of the random probes and of the controls.
+        byte_budget: Bytes of saved tensors that may be alive at a time.
+        progress: Called with a few words at the beginning of each stage.
+
+    Returns:
+        The report: verdict, findings, observations, notes.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        ValueError: If the data cannot be used or no layer is found.
+        ForwardError: If the model's own forward raises; the message names the layer.
+
+    Example:
+        >>> from torch_geometric.nn import GCN
+        >>> data = graphfathom.datasets.csbm(60, 3, avg_degree=4, homophily=0.8, seed=0)
+        >>> gcn = GCN(data.num_features, 16, num_layers=32, out_channels=3)
+        >>> diagnose(gcn, data).verdict.name
+        'vanishing-gradients'
+    """
+    if controls not in CONTROLS:
+        raise ValueError(
+            f"`controls` must be one of {', '.join(CONTROLS)}. Got {controls!r}."
+        )
+    if isinstance(model, Problem):
+        problem = model
+    else:
+        problem = Problem(model, data, forward_fn, loss, target, mask, mode)
+    session = _Session(problem, layers, seed, byte_budget, progress or _silent)
+    session.measure()
+    if controls != "none":
+        with session.stage("controls"):
+            session.add_controls(trained=controls == "trained")
+    return session.report(controls)
+
+
+def controls(
+    problem: Problem, *, trained: bool = False, seed: int = 0
+) -> dict[str, Problem]:
+    """Networks to compare with: the same one at depth 1, and an MLP.
+
+    ``"shallow"`` is a copy of the network that keeps the first of its repeated layers,
+    and the last where the widths demand it; ``"mlp"`` sees the features without the
+    graph. One that cannot be built is absent.
+
+    Args:
+        problem: The problem whose network is compared.
+        trained: Whether to train each for a short time.
+        seed: Seed of the initial weights of the MLP and of the training.
+
+    Returns:
+        Name to problem.
+    """
+    session = _Session(problem, None, seed, BYTE_BUDGET, _silent)
+    session.trace = capture(problem)
+    built = session.build_controls()
+    if trained:
+        for control in built.values():
+            _train(control, seed)
+    return built
+
+
+@dataclass
+class _Session:
+    """One diagnosis while it is made."""
+
+    problem: Problem
+    pattern: str | None
+    seed: int
+    byte_budget: int
+    progress: Callable[[str], None]
+    rows: list[Observation] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    cost: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    trace: Trace | None = None
+
+    def generator(self) -> torch.Generator:
+        """A fresh source of randomness, so that no stage depends on another."""
+        return torch.Generator().manual_seed(self.seed)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage and say that it begins."""
+        self.progress(name)
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        self.cost[name] = self.cost.get(name, 0.0) + seconds
+
+    def measure(self) -> None:
+        """Everything about the model itself."""
+        self.notes += self.problem.notes
+        with self.stage("graph and data"):
+            structure = facts.graph_structure(self.problem)
+            self.rows += facts.data_observations(self.problem, structure)
+        self.settings["mode"] = judged_mode(self.problem)
+        try:
+            with self.stage("own precision"):
+                own = self._capture(dtype=None)
+                self.rows += numerics.numeric_observations(own)
+                output = own.output
+            with self.stage("states"):
+                self.trace = self._capture()
+        except NoLayersError:
+            raise
+        except CaptureError as error:
+            self.notes.append(f"No verdict per layer: {error}")
+            output = _output(self.problem)
+        self.settings["loss"] = self.problem.describe_loss(output)
+        self.rows += facts.loss_observations(self.problem, output)
+        self.rows += facts.accuracy_observations(self.problem, output)
+        if self.trace is None:
+            return
+        self.notes += self.trace.notes
+        if structure is not None:
+            with self.stage("energies"):
+                self.rows += _energies(self.trace, structure, self.notes)
+        else:
+            self.notes.append(
+                "No energies: they need one edge_index between nodes of one type."
+            )
+        with self.stage("gradients"):
+            self.rows += gradients.gradient_observations(self.trace)
+            self.rows += gradients.gain_observations(self.trace, self.generator())
+        self._layer_maps()
+        self._other_mode()
+
+    def _capture(self, **options: Any) -> Trace:
+        return capture(
+            self.problem, self.pattern, byte_budget=self.byte_budget, **options
+        )
+
+    def _layer_maps(self) -> None:
+        assert self.trace is not None
+        try:
+            with self.stage("layer gains"):
+                generator = self.generator()
+                self.rows += spectra.layer_observations(self.trace, generator)
+            with self.stage("singular values"):
+                generator = self.generator()
+                self.rows += spectra.spectrum_observations(self.trace, generator)
+        except JacobianError as error:
+            self.notes.append(f"No gains of single layers: {error}")
+            return
+        depth, count = self.trace.num_layers, spectra.MAX_SPECTRA
+        if depth > count:
+            self.notes.append(
+                f"Singular values on {count} of {depth} layers, evenly spread."
+            )
+
+    def _other_mode(self) -> None:
+        """The same gradients in the other mode, kept if they differ by more than 2x."""
+        if not running_norms(self.problem.model):
+            return
+        other = "eval" if self.settings["mode"] == "init" else "init"
+        with self.stage("other mode"):
+            trace = self._capture(mode=other)
+            rows = gradients.gradient_observations(trace)
+        table = Observations(self.rows)
+        differs = any(
+            row.name == "gradient.state"
+            and abs(row.value - table.value(row.name, row.place)) > 0.3
+            for row in rows
+        )
+        if differs:
+            self.rows += [replace(row, run=f"model ({other})") for row in rows]
+            self.notes.append(
+                f"Normalisation layers: gradients differ more than twofold in {other} "
+                f"mode; the verdict is on {self.settings['mode']} mode."
+            )
+
+    def build_controls(self) -> dict[str, Problem]:
+        """The controls that can be built for this problem."""
+        assert self.trace is not None
+        built = {}
+        shallow = _shallow(self.problem, self.trace)
+        if shallow is not None:
+            built["shallow"] = shallow
+        mlp = _mlp(self.problem, self.trace, self.seed)
+        if mlp is not None:
+            built["mlp"] = mlp
+        return built
+
+    def add_controls(self, trained: bool) -> None:
+        """Measure the controls beside the model."""
+        if self.trace is None or self.trace.num_layers < 2:
+            return
+        built = self.build_controls()
+        if "shallow" not in built:
+            self.notes.append(
+                "No control at depth 1: no copy with fewer layers runs. Compare with a "
+                "shallow network of your own."
+            )
+        for run, control in built.items():
+            self._measure_control(run, control)
+        if not trained:
+            return
+        own = _copy(self.problem)
+        for run, control in {**built, "model (short training)": own}.items():
+            self.progress(f"training {run}")
+            _train(control, self.seed)
+            self.rows += facts.accuracy_observations(control, _output(control), run)
+            self.rows += facts.loss_observations(control, _output(control), run)
+
+    def _measure_control(self, run: str, control: Problem) -> None:
+        pattern = "lins.*" if run == "mlp" else self.pattern
+        try:
+            trace = capture(control, pattern)
+            own = capture(control, pattern, dtype=None)
+        except (CaptureError, RuntimeError) as error:
+            self.notes.append(f"Control `{run}` could not be measured: {error}")
+            return
+        rows = gradients.gradient_observations(trace)
+        rows += gradients.gain_observations(trace, self.generator())
+        rows += numerics.numeric_observations(own)
+        rows += facts.loss_observations(control, own.output)
+        self.settings.setdefault("controls", {})[run] = f"{trace.num_layers} layers"
+        self.rows += [
+            replace(row, run=run) for row in rows if row.name != "loss.constant"
+        ]
+
+    def report(self, controls: str) -> Report:
+        """The frozen record."""
+        table = Observations(self.rows)
+        layers = self.trace.layers if self.trace else ()
+        states = tuple(s.names for s in self.trace.states) if self.trace else ()
+        self.settings |= {"seed": self.seed, "layers": self.pattern or "by role"}
+        self.settings["controls_asked"] = controls
+        return Report(
+            findings=find(table, layers),
+            observations=table,
+            layers=layers,
+            states=states,
+            model=_describe_model(self.problem.model, layers),
+            data=_describe_data(self.problem, table),
+            settings=self.settings,
+            notes=tuple(dict.fromkeys(self.notes)),
+            versions=_versions(),
+            cost={name: round(seconds, 3) for name, seconds in self.cost.items()},
+        )
+
+
+def _silent(_: str) -> None:
+    return None
+
+
+def _output(problem: Problem) -> Tensor:
+    """The output in the caller's precision, in eval mode, on a copy."""
+    box = Sandbox(problem, "eval")
+    with box.running() as safe, torch.no_grad():
+        return safe.run()
+
+
+def _energies(trace: Trace, structure: Any, notes: list[str]) -> list[Observation]:
+    states = [state.main for state in trace.states]
+    fits = [s.dim() == 2 and s.size(0) == structure.num_nodes for s in states]
+    if not all(fits):
+        notes.append("No energies: some states do not have one row per node.")
+        return []
+    return energy_observations(states, structure)
+
+
+def _copy(problem: Problem) -> Problem:
+    return problem.replace(copy.deepcopy(problem.model), problem.data)
+
+
+def _shallow(problem: Problem, trace: Trace) -> Problem | None:
+    """A copy of the network that keeps one repeated layer, or two."""
+    own = facts.loss_observations(problem, trace.output)
+    for keep in ([0], [0, -1]):
+        if len(keep) >= trace.num_layers:
+            continue
+        try:
+            shallow = _copy(problem)
+            _truncate(shallow.model, trace, keep)
+            same = _output(shallow).shape == trace.output.shape
+            kept = capture(shallow).num_layers if same else trace.num_layers
+        except Exception:  # whatever a truncated stranger's model raises
+            continue
+        if own and kept <= len(keep):
+            return shallow
+    return None
+
+
+def _truncate(model: nn.Module, trace: Trace, keep: list[int]) -> None:
+    """Keep some entries of every list of modules that is as long as the network."""
+    depth = trace.num_layers
+    parents = {name.rpartition(".")[0].split(".")[0] for name in trace.layers}
+    sizes = {
+        len(module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and name.split(".")[0] in parents
+    }
+    for owner in list(model.modules()):
+        for name, child in list(owner.named_children()):
+            if isinstance(child, nn.ModuleList) and len(child) in sizes | {depth}:
+                setattr(owner, name, nn.ModuleList([child[i] for i in keep]))
+        if getattr(owner, "num_layers", None) == depth:
+            owner.num_layers = len(keep)
+
+
+def _mlp(problem: Problem, trace: Trace, seed: int) -> Problem | None:
+    """Two dense layers on the same features, for outputs with one row per node."""
+    x = None if problem.is_call else problem.data.get("x")
+    is_matrix = isinstance(x, Tensor) and x.dim() == 2 and x.is_floating_point()
+    if not is_matrix or trace.output.dim() != 2:
+        return None
+    if trace.output.size(0) != x.size(0):
+        return None
+    hidden = trace.states[trace.num_layers // 2].main.size(-1)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = MLP([x.size(1), hidden, trace.output.size(1)], norm=None)
+    model = model.to(x.device, next(problem.model.parameters()).dtype)
+    return Problem(
+        model, problem.data, None, problem.loss, problem.target, problem.mask, "eval"
+    )
+
+
+def _train(problem: Problem, seed: int) -> None:
+    """Short training of a control, by the loss of the problem."""
+
+    def loss_fn(model: nn.Module) -> Tensor:
+        loss = problem.loss_of(problem.replace(model, problem.data).run())
+        if loss is None:
+            raise ValueError(
+                "Trained controls need labels. Pass `target=`, or `controls='untrained'`."
+            )
+        return loss
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        fit(problem.model, loss_fn, epochs=TRAINING_EPOCHS)
+
+
+def _describe_model(model: nn.Module, layers: tuple[str, ...]) -> dict[str, Any]:
+    parameters = list(model.parameters())
+    first = parameters[0] if parameters else torch.empty(0)
+    return {
+        "name": type(model).__name__,
+        "layers": len(layers),
+        "parameters": sum(p.numel() for p in parameters),
+        "dtype": str(first.dtype).removeprefix("torch."),
+        "device": str(first.device),
+    }
+
+
+def _describe_data(problem: Problem, table: Observations) -> dict[str, Any]:
+    x = None if problem.is_call else problem.data.get("x")
+    described = {
+        "name": type(problem.data).__name__,
+        "nodes": sum(problem.num_nodes),
+        "edges": problem.num_edges,
+        "features": x.size(-1) if isinstance(x, Tensor) else None,
+        "classes": problem.num_classes,
+    }
+    for row in table.select(place="model"):
+        if row.name in ("data.components", "data.diameter"):
+            described[row.name.removeprefix("data.")] = int(row.value)
+    return {key: value for key, value in described.items() if value is not None}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("graphfathom", "torch", "torch_geometric", "scipy", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
