@@ -44,6 +44,9 @@ Exit codes: 0 ok, 1 findings at or above --fail-on, 2 usage, 3 data, 4 a run fai
 
 CONTROLS = ("none", "untrained", "trained")
 
+LAYER_NAMES = {"mlp": "lins.*"}
+"""Names of the layers of built-in models that pass no messages."""
+
 
 def _arg(metavar: str, default: str = "") -> Any:
     """How help shows an option whose default is None."""
@@ -72,6 +75,8 @@ class Diagnose:
         epochs: Train for this many epochs (Adam, full batch), then diagnose.
         controls: What to compare with: an MLP and the same network with one layer. A
             bare --controls means trained: each control is trained for a short time.
+        layer_names: Pattern of the names of the modules that are layers, e.g. convs.*,
+            where message passing does not tell.
         mode: Judge normalisation and dropout as at initialisation or as in evaluation.
         data_dir: Folder of data sets, laid out as the roots of PyG.
         device: Where to move model and data, e.g. cuda.
@@ -96,6 +101,7 @@ class Diagnose:
     act: str = "relu"
     epochs: int = 0
     controls: Literal["none", "untrained", "trained"] = "untrained"
+    layer_names: Annotated[str | None, _arg("PATTERN", "found by role")] = None
     mode: Literal["auto", "init", "eval"] = "auto"
     data_dir: Annotated[Path | None, _arg("DIR", "GRAPHFATHOM_DATA")] = None
     device: Annotated[str | None, _arg("DEVICE", "where they are")] = None
@@ -196,9 +202,9 @@ def _explain(error: Exception, show_traceback: bool) -> int:
     text = "".join(traceback.format_exception(error))
     if show_traceback:
         sys.stderr.write(text)
-    elif code in (4, 70):
-        if code == 4 and error.__cause__ is not None:  # The model's own error.
-            traceback.print_exception(error.__cause__)
+    elif code == 4 and error.__cause__ is not None:  # The model's own error.
+        traceback.print_exception(error.__cause__)
+    elif code == 70:
         with tempfile.NamedTemporaryFile(
             "w", prefix="graphfathom-", suffix=".txt", delete=False, encoding="utf-8"
         ) as file:
@@ -237,7 +243,6 @@ def _diagnose(options: Diagnose, command: str) -> int:
     import torch
 
     from graphfathom import inputs, verbs
-    from graphfathom.diagnostics.report import SEVERITIES
 
     if options.data is not None:
         case = inputs.called_data(options.data)
@@ -256,6 +261,7 @@ def _diagnose(options: Diagnose, command: str) -> int:
         model,
         case.data,
         **case.arguments,
+        layers=options.layer_names or LAYER_NAMES.get(options.model.lower()),
         mode="eval" if trained and options.mode == "auto" else options.mode,
         controls=options.controls,
         seed=options.seed,
@@ -267,9 +273,13 @@ def _diagnose(options: Diagnose, command: str) -> int:
     except OSError as error:
         raise ValueError(f"`--out` must be a folder to write to: {error}.") from error
     _show(report, page, options)
-    if options.fail_on == "never":
-        return 0
-    return int(SEVERITIES.index(report.severity) >= SEVERITIES.index(options.fail_on))
+    return int(_reaches(report.severity, options.fail_on))
+
+
+def _reaches(severity: str, limit: str) -> bool:
+    from graphfathom.diagnostics.report import SEVERITIES
+
+    return limit in SEVERITIES[: SEVERITIES.index(severity) + 1]
 
 
 def _check(options: Diagnose) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.data.data import BaseData
 
 from graphfathom.datasets import DataError, UnavailableError, load, synthetic_cora
 from graphfathom.nn.zoo import build
-from graphfathom.problem import map_tensors
+from graphfathom.validation import map_tensors
 
 __all__ = [
     "Case",
@@ -98,7 +99,8 @@ def called_data(spec: str) -> Case:
 
     Args:
         spec: ``module:callable``, called with nothing. It returns the data, or a pair
-            of the data and a dictionary with some of :data:`ARGUMENTS`.
+            of the data and a dictionary with some of :data:`ARGUMENTS`. A graph (PyG's
+            data objects can be called) is taken as it is.
 
     Returns:
         The data and the arguments.
@@ -108,9 +110,11 @@ def called_data(spec: str) -> Case:
         DataError: If it raises.
     """
     function = _import(spec, "--data")
-    arguments = _arguments(function, {}, {}, spec, "--data")
+    if isinstance(function, BaseData):
+        return Case(function, spec, spec)
+    _arguments(function, {}, {}, spec, "--data")
     try:
-        data = function(**arguments)
+        data = function()
     except Exception as error:
         kind = type(error).__name__
         raise DataError(f"`--data {spec}` raised {kind}: {error}") from error

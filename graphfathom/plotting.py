@@ -488,7 +488,7 @@ def _scale(ax: Axes, panel: Panel, lines: Sequence[_Line]) -> None:
     if logarithmic:
         _mark_decades(ax)
     elif panel.scale == "share":
-        ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+        ax.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
 
 
 def _draw_outliers(

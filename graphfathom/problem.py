@@ -11,7 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Problem", "map_tensors", "unwrap_model"]
+from graphfathom.validation import (
+    attribute,
+    attribute_names,
+    check_graph,
+    check_placement,
+    edge_indices,
+    leaf_tensors,
+)
+
+__all__ = ["Problem", "unwrap_model"]
 
 MODES = ("auto", "init", "eval")
 
@@ -25,25 +34,6 @@ def unwrap_model(model: nn.Module) -> nn.Module:
             model = model.module
         else:
             return model
-
-
-def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Apply a function to every tensor of nested containers and PyG data objects.
-
-    Containers are rebuilt, everything else is kept as it is; the argument is not
-    changed.
-    """
-    if isinstance(value, Tensor):
-        return function(value)
-    if hasattr(value, "stores") and hasattr(value, "apply"):  # PyG Data and HeteroData
-        return copy.copy(value).apply(lambda item: map_tensors(item, function))
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(item, function) for item in value))
-    if type(value) in (list, tuple):
-        return type(value)(map_tensors(item, function) for item in value)
-    if type(value) is dict:
-        return {key: map_tensors(item, function) for key, item in value.items()}
-    return value
 
 
 class Problem:
@@ -110,12 +100,12 @@ class Problem:
         self.loss = loss
         self.mode = mode
         self.is_call = isinstance(self.data, tuple)
-        _check_graph(self.data)
+        check_graph(self.data)
         self.target = self._find(target, "y", "target")
         self.mask = self._select_rows(mask)
         self._loss_name = getattr(loss, "__name__", type(loss).__name__) if loss else ""
         self._binding = None if forward_fn or self.is_call else self._bind()
-        _check_placement(self.model, self.data)
+        check_placement(self.model, self.data)
 
     def __repr__(self) -> str:
         sizes = f"{sum(self.num_nodes)} nodes, {self.num_edges} edges"
@@ -127,7 +117,7 @@ class Problem:
     def num_nodes(self) -> tuple[int, ...]:
         """Number of nodes of each node type; one entry for homogeneous graphs."""
         if self.is_call:
-            tensors = _leaf_tensors(self.data)
+            tensors = leaf_tensors(self.data)
             rows = [t.size(0) for t in tensors if t.is_floating_point() and t.dim() > 1]
             return (rows[0],) if rows else (0,)
         if hasattr(self.data, "node_types"):
@@ -142,7 +132,7 @@ class Problem:
     @property
     def edge_indices(self) -> list[Tensor]:
         """The integer tensors of shape (2, E) of the data."""
-        return _edge_indices(self.data)
+        return edge_indices(self.data)
 
     @property
     def edge_index(self) -> Tensor | None:
@@ -151,7 +141,7 @@ class Problem:
 
     def tensors(self) -> list[Tensor]:
         """All tensors of the data."""
-        return _leaf_tensors(self.data)
+        return leaf_tensors(self.data)
 
     def replace(self, model: nn.Module, data: Any) -> Problem:
         """The same problem on another model and data of the same layout."""
@@ -269,13 +259,13 @@ class Problem:
         if isinstance(value, Tensor):
             return value
         name = value or default
-        found = None if self.is_call else _attribute(self.data, name)
+        found = None if self.is_call else attribute(self.data, name)
         if isinstance(found, dict):  # one entry per node type
             found = next(iter(found.values())) if len(found) == 1 else None
         if found is None and value is not None:
             raise ValueError(
                 f"`{argument}` must name an attribute of the data. Got {value!r}; the "
-                f"data has {_attribute_names(self.data)}."
+                f"data has {attribute_names(self.data)}."
             )
         if found is not None and found.dim() > 1 and not found.is_floating_point():
             found = found.squeeze(-1)
@@ -314,7 +304,7 @@ class Problem:
         binding = {
             p.name: p.name
             for p in parameters
-            if _attribute(self.data, p.name) is not None
+            if attribute(self.data, p.name) is not None
         }
         missing = [
             p.name for p in parameters if p.default is p.empty and p.name not in binding
@@ -326,137 +316,16 @@ class Problem:
             needs = ", ".join(missing) or "arguments without names"
             raise TypeError(
                 f"`{type(self.model).__name__}.forward` needs {needs}, which the data "
-                f"does not have (it has {_attribute_names(self.data)}): pass "
+                f"does not have (it has {attribute_names(self.data)}): pass "
                 "`forward_fn=lambda model, data: model(...)`."
             )
         return binding
 
     def _arguments(self) -> dict[str, Any]:
         return {
-            name: _attribute(self.data, source) if source else self.data
-            for name, source in self._binding.items()
+            name: attribute(self.data, source) if source else self.data
+            for name, source in (self._binding or {}).items()
         }
-
-
-def _attribute(data: Any, name: str) -> Any:
-    """A tensor attribute, or for heterogeneous data the dictionary of them."""
-    if hasattr(data, "node_types"):
-        found = data.collect(name.removesuffix("_dict"), allow_empty=True)
-        return found or None
-    value = data[name] if name in data else None
-    is_sparse = hasattr(value, "storage")
-    return value if isinstance(value, Tensor) or is_sparse else None
-
-
-def _attribute_names(data: Any) -> str:
-    names = sorted(set(data.keys())) if hasattr(data, "keys") else []
-    return ", ".join(map(str, names)) or "no attributes"
-
-
-def _leaf_tensors(data: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    map_tensors(data, lambda tensor: (found.append(tensor), tensor)[1])
-    return found
-
-
-def _is_edge_index(tensor: Tensor) -> bool:
-    return tensor.dim() == 2 and tensor.size(0) == 2 and tensor.dtype == torch.long
-
-
-def _edge_indices(data: Any) -> list[Tensor]:
-    if isinstance(data, tuple):
-        return [tensor for tensor in _leaf_tensors(data) if _is_edge_index(tensor)]
-    if hasattr(data, "edge_types"):
-        stores = [data[kind] for kind in data.edge_types]
-        return [store.edge_index for store in stores if "edge_index" in store]
-    return [data.edge_index] if "edge_index" in data else []
-
-
-def _check_graph(data: Any) -> None:
-    for tensor in _leaf_tensors(data):
-        if tensor.is_complex():
-            raise TypeError(
-                f"Complex features are not supported. Got {tensor.dtype}: pass real "
-                "and imaginary parts as separate channels."
-            )
-    if isinstance(data, tuple):
-        return
-    if hasattr(data, "edge_types"):
-        for kind in data.edge_types:
-            if "edge_index" in data[kind]:
-                sizes = (data[kind[0]].num_nodes, data[kind[2]].num_nodes)
-                _check_edge_index(data[kind].edge_index, sizes)
-        return
-    num_nodes = int(data.num_nodes or 0)
-    if num_nodes == 0:
-        raise ValueError(
-            "`data` is an empty graph: it has 0 nodes. Pass a graph with features `x`."
-        )
-    if "edge_index" in data:
-        _check_edge_index(data.edge_index, (num_nodes, num_nodes))
-    x = data.x if "x" in data else None
-    if isinstance(x, Tensor) and x.is_floating_point() and not x.is_sparse:
-        bad = ~torch.isfinite(x).reshape(x.size(0), -1).all(dim=1)
-        if bool(bad.any()):
-            raise ValueError(
-                f"`data.x` has NaN or infinite features in {int(bad.sum())} of "
-                f"{x.size(0)} rows, first in row {int(bad.nonzero()[0])}: clean the "
-                "features before you look for a cause in the model."
-            )
-
-
-def _check_edge_index(edge_index: Any, sizes: tuple[int, int]) -> None:
-    if not isinstance(edge_index, Tensor) or edge_index.layout != torch.strided:
-        return
-    if edge_index.dtype != torch.long:
-        raise TypeError(
-            f"`edge_index` must be torch.int64. Got {edge_index.dtype}: "
-            "call `edge_index.long()`."
-        )
-    if edge_index.dim() != 2 or edge_index.size(0) != 2:
-        raise ValueError(
-            f"`edge_index` must have shape (2, E). Got {tuple(edge_index.shape)}: "
-            "transpose it if its rows are edges."
-        )
-    for row, size in zip(edge_index, sizes, strict=True):
-        if row.numel() and (int(row.max()) >= size or int(row.min()) < 0):
-            worst = int(row.max()) if int(row.max()) >= size else int(row.min())
-            raise ValueError(
-                f"`edge_index` points to node {worst}, but the graph has {size} nodes "
-                f"(0 to {size - 1}): set `data.num_nodes` or drop the edge."
-            )
-
-
-def _check_placement(model: nn.Module, data: Any) -> None:
-    """Refuse uninitialised parameters and data of another device or precision."""
-    for name, parameter in model.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ValueError(
-                f"Parameter `{name}` has no shape yet (lazy width -1): run the model "
-                "once on the data, then diagnose it."
-            )
-    parameters = [p for p in model.parameters() if p.is_floating_point()]
-    features = [t for t in _leaf_tensors(data) if t.is_floating_point()]
-    is_graph = not isinstance(data, tuple) and not hasattr(data, "node_types")
-    if is_graph and "x" in data and isinstance(data.x, Tensor):
-        features = [data.x]
-    if not parameters or not features:
-        return
-    first, x = parameters[0], features[0]
-    if first.device != x.device:
-        raise ValueError(
-            f"The model is on {first.device} and the data on {x.device}: call "
-            f"`data.to('{first.device}')` or `model.to('{x.device}')`."
-        )
-    if x.is_floating_point() and x.dtype != first.dtype and _no_autocast(x):
-        raise ValueError(
-            f"The model is in {first.dtype} and the features are {x.dtype}: cast one "
-            f"of them, e.g. `data.x = data.x.to({first.dtype})`."
-        )
-
-
-def _no_autocast(x: Tensor) -> bool:
-    return not torch.is_autocast_enabled(x.device.type)
 
 
 def _is_log_probability(output: Tensor) -> bool:

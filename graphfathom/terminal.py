@@ -72,7 +72,7 @@ def format_number(value: float, unit: str = "1") -> str:
     """
     if unit == "log10":
         if 100 <= abs(value) < math.inf:
-            return f"10^{value:.1f}"
+            return f"10^{value:.1f}" if abs(value) < 1e5 else f"10^{value:.0e}"
         value = 10.0**value
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else f"{value:.0f}"
@@ -86,7 +86,7 @@ def format_number(value: float, unit: str = "1") -> str:
 
 def format_share(value: float) -> str:
     """A share as a percentage; what is not quite 0 or 1 does not read as if it were."""
-    if not math.isfinite(value):
+    if not 0 <= value <= 1:
         return format_number(value)
     if 0 < value < 0.001:
         return "< 0.1 %"
@@ -189,7 +189,7 @@ def _lines(report: Report, width: int, ascii_only: bool) -> list[_Line]:
     lines = [line for block in blocks for line in block.lines()][:MAX_LINES]
     if ascii_only:
         lines = [(_to_ascii(text), style) for text, style in lines]
-    return [(text.rstrip(), style) for text, style in lines]
+    return [(_cut(text.rstrip(), width), style) for text, style in lines]
 
 
 def _fit(blocks: Sequence[_Block]) -> None:
@@ -300,9 +300,9 @@ def _sparkline(data: Curve, indices: Sequence[int], bars: str) -> str:
     heights = data.log10()
     finite = [height for height in heights if math.isfinite(height)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
-    # At least a decade from bottom to top, so that a level line looks level.
+    # At least a decade high, so that a level line looks level: in the fifth bar.
     span = max(high - low, 1.0)
-    low = (low + high - span) / 2
+    low -= (span - (high - low)) * 4.5 / 8
     marks = {}
     for index, height in zip(data.index, heights, strict=True):
         if math.isfinite(height):

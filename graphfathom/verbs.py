@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -13,15 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import MLP
 
 from graphfathom.diagnostics import facts, gradients, numerics, spectra
+from graphfathom.diagnostics.controls import copy_of, mlp, output_of, shallow
 from graphfathom.diagnostics.energy import energy_observations
 from graphfathom.diagnostics.findings import find
 from graphfathom.diagnostics.jacobian import JacobianError
 from graphfathom.diagnostics.observations import Observation, Observations
 from graphfathom.diagnostics.report import Report
-from graphfathom.diagnostics.sandbox import Sandbox, judged_mode, running_norms
+from graphfathom.diagnostics.sandbox import judged_mode, running_norms
 from graphfathom.diagnostics.trace import (
     BYTE_BUDGET,
     CaptureError,
@@ -182,7 +181,7 @@ class _Session:
             raise
         except CaptureError as error:
             self.notes.append(f"No verdict per layer: {error}")
-            output = _output(self.problem)
+            output = output_of(self.problem)
         self.settings["loss"] = self.problem.describe_loss(output)
         self.rows += facts.loss_observations(self.problem, output)
         self.rows += facts.accuracy_observations(self.problem, output)
@@ -249,14 +248,11 @@ class _Session:
     def build_controls(self) -> dict[str, Problem]:
         """The controls that can be built for this problem."""
         assert self.trace is not None
-        built = {}
-        shallow = _shallow(self.problem, self.trace)
-        if shallow is not None:
-            built["shallow"] = shallow
-        mlp = _mlp(self.problem, self.trace, self.seed)
-        if mlp is not None:
-            built["mlp"] = mlp
-        return built
+        candidates = {
+            "shallow": shallow(self.problem, self.trace),
+            "mlp": mlp(self.problem, self.trace, self.seed),
+        }
+        return {run: control for run, control in candidates.items() if control}
 
     def add_controls(self, trained: bool) -> None:
         """Measure the controls beside the model."""
@@ -272,12 +268,12 @@ class _Session:
             self._measure_control(run, control)
         if not trained:
             return
-        own = _copy(self.problem)
+        own = copy_of(self.problem)
         for run, control in {**built, "model (short training)": own}.items():
             self.progress(f"training {run}")
             _train(control, self.seed)
-            self.rows += facts.accuracy_observations(control, _output(control), run)
-            self.rows += facts.loss_observations(control, _output(control), run)
+            self.rows += facts.accuracy_observations(control, output_of(control), run)
+            self.rows += facts.loss_observations(control, output_of(control), run)
 
     def _measure_control(self, run: str, control: Problem) -> None:
         pattern = "lins.*" if run == "mlp" else self.pattern
@@ -321,13 +317,6 @@ def _silent(_: str) -> None:
     return None
 
 
-def _output(problem: Problem) -> Tensor:
-    """The output in the caller's precision, in eval mode, on a copy."""
-    box = Sandbox(problem, "eval")
-    with box.running() as safe, torch.no_grad():
-        return safe.run()
-
-
 def _energies(trace: Trace, structure: Any, notes: list[str]) -> list[Observation]:
     states = [state.main for state in trace.states]
     fits = [s.dim() == 2 and s.size(0) == structure.num_nodes for s in states]
@@ -337,63 +326,6 @@ def _energies(trace: Trace, structure: Any, notes: list[str]) -> list[Observatio
     return energy_observations(states, structure)
 
 
-def _copy(problem: Problem) -> Problem:
-    return problem.replace(copy.deepcopy(problem.model), problem.data)
-
-
-def _shallow(problem: Problem, trace: Trace) -> Problem | None:
-    """A copy of the network that keeps one repeated layer, or two."""
-    own = facts.loss_observations(problem, trace.output)
-    for keep in ([0], [0, -1]):
-        if len(keep) >= trace.num_layers:
-            continue
-        try:
-            shallow = _copy(problem)
-            _truncate(shallow.model, trace, keep)
-            same = _output(shallow).shape == trace.output.shape
-            kept = capture(shallow).num_layers if same else trace.num_layers
-        except Exception:  # whatever a truncated stranger's model raises
-            continue
-        if own and kept <= len(keep):
-            return shallow
-    return None
-
-
-def _truncate(model: nn.Module, trace: Trace, keep: list[int]) -> None:
-    """Keep some entries of every list of modules that is as long as the network."""
-    depth = trace.num_layers
-    parents = {name.rpartition(".")[0].split(".")[0] for name in trace.layers}
-    sizes = {
-        len(module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and name.split(".")[0] in parents
-    }
-    for owner in list(model.modules()):
-        for name, child in list(owner.named_children()):
-            if isinstance(child, nn.ModuleList) and len(child) in sizes | {depth}:
-                setattr(owner, name, nn.ModuleList([child[i] for i in keep]))
-        if getattr(owner, "num_layers", None) == depth:
-            owner.num_layers = len(keep)
-
-
-def _mlp(problem: Problem, trace: Trace, seed: int) -> Problem | None:
-    """Two dense layers on the same features, for outputs with one row per node."""
-    x = None if problem.is_call else problem.data.get("x")
-    is_matrix = isinstance(x, Tensor) and x.dim() == 2 and x.is_floating_point()
-    if not is_matrix or trace.output.dim() != 2:
-        return None
-    if trace.output.size(0) != x.size(0):
-        return None
-    hidden = trace.states[trace.num_layers // 2].main.size(-1)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = MLP([x.size(1), hidden, trace.output.size(1)], norm=None)
-    model = model.to(x.device, next(problem.model.parameters()).dtype)
-    return Problem(
-        model, problem.data, None, problem.loss, problem.target, problem.mask, "eval"
-    )
-
-
 def _train(problem: Problem, seed: int) -> None:
     """Short training of a control, by the loss of the problem."""
 
@@ -401,7 +333,8 @@ def _train(problem: Problem, seed: int) -> None:
         loss = problem.loss_of(problem.replace(model, problem.data).run())
         if loss is None:
             raise ValueError(
-                "Trained controls need labels. Pass `target=`, or `controls='untrained'`."
+                "Trained controls need labels. Pass `target=`, or "
+                "`controls='untrained'`."
             )
         return loss
 

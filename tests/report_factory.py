@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from graphfathom.diagnostics.observations import Observation, Observations
 from graphfathom.diagnostics.report import Finding, Report
 
-__all__ = ["KINDS", "make_report"]
+__all__ = ["KINDS", "make_report", "report_of", "states"]
 
 FLOAT32_TINY = math.log10(2.0**-126)
 FLOAT32_ZERO = math.log10(2.0**-149)
@@ -148,6 +149,22 @@ REGIMES = {
 }
 KINDS = tuple(REGIMES)
 """``tiny`` has one layer and two measured names, ``bare`` has only a finding."""
+
+
+def states(
+    name: str, values: Iterable[float], unit: str = "1", **more: Any
+) -> list[Observation]:
+    """A quantity at state 0, 1, 2, ..."""
+    return [
+        Observation(name, f"state:{k}", value, unit=unit, **more)
+        for k, value in enumerate(values)
+    ]
+
+
+def report_of(*rows: Observation, **fields: Any) -> Report:
+    """A report of given observations; the verdict does not matter."""
+    table = Observations(rows)
+    return Report(**{"findings": (HEALTHY,), "observations": table, **fields})
 
 
 def make_report(

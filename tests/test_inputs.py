@@ -94,6 +94,11 @@ def test_called_data(user: ModuleType) -> None:
     assert case.data.num_nodes == 3
 
 
+def test_a_graph_is_taken_as_it_is(user: ModuleType) -> None:
+    user.data = graph()
+    assert called_data("user:data").data is user.data
+
+
 def test_called_data_with_arguments(user: ModuleType) -> None:
     user.load = lambda: (graph(), {"target": "y"})
     case = called_data("user:load")
@@ -155,8 +160,8 @@ def test_an_attribute_that_is_not_there(user: ModuleType) -> None:
 
 
 def test_an_attribute_that_is_not_callable(user: ModuleType) -> None:
-    user.data = graph()
-    message = r"`--data user:data` must be callable. Got Data: write a function"
+    user.data = {"x": 1}
+    message = r"`--data user:data` must be callable. Got dict: write a function"
     with pytest.raises(ValueError, match=message):
         called_data("user:data")
 
@@ -315,7 +320,7 @@ def test_place_casts_floats_only() -> None:
     assert next(model.parameters()).dtype == torch.float16
     assert placed.data.x.dtype == torch.float16
     assert placed.data.edge_index.dtype == torch.int64
-    assert case.data.x.dtype == torch.float64
+    assert case.data.x.dtype == torch.get_default_dtype()
 
 
 def test_place_does_nothing_unasked() -> None:
@@ -323,7 +328,7 @@ def test_place_does_nothing_unasked() -> None:
     linear = nn.Linear(5, 2)
     model, placed = place(linear, case, None, None)
     assert model is linear
-    assert placed.data[0][0].dtype == torch.float64
+    assert placed.data[0][0].dtype == torch.get_default_dtype()
 
 
 @pytest.mark.parametrize("device", ["abacus", "cuda:99"])

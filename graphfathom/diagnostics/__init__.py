@@ -1,1 +1,1 @@
-
+"""Measures of a network, what they say, and the record of both."""

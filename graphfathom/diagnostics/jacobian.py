@@ -92,7 +92,7 @@ class JacobianOperator(AbstractLinearOperator):
         if defect > torch.finfo(self.dtype).eps ** 0.5:
             raise JacobianError(
                 f"The derivative of `{name}` is inconsistent: <Jv, w> and <v, J'w> "
-                f"differ by {defect:.1e} of their size. One of its operations cannot be "
+                f"differ by {defect:.1e} of their size. An operation in it cannot be "
                 "differentiated twice, or has a wrong backward."
             )
 

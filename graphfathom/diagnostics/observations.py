@@ -1,7 +1,7 @@
 """One measured number, and the table of all of them.
 
-Every measure returns :class:`Observation` records; findings, reports, plots, monitors and run metrics
-are functions of their table, :class:`Observations`.
+Every measure returns :class:`Observation` records; findings, reports, plots, monitors
+and run metrics are functions of their table, :class:`Observations`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = ["Observation", "Observations"]
 class Observation:
     """One measured number with where, when and how it was measured.
 
-    A quantity whose unit is ``"log10"`` stores the decimal logarithm: products over a thousand layers leave the
-    range of float64. ``-inf`` is an exact zero there.
+    A quantity whose unit is ``"log10"`` stores the decimal logarithm: products over a
+    thousand layers leave the range of float64. ``-inf`` is an exact zero there.
     """
 
     name: str
-    """What was measured, e.g. ``"feature_rms"`` or ``"dirichlet_energy.combinatorial"``."""
+    """What was measured, e.g. ``"feature_rms"``."""
     place: str
     """``"state:k"`` for k = 0..L, ``"layer:k"`` for k = 1..L, or ``"model"``."""
     value: float
@@ -37,7 +37,7 @@ class Observation:
     dtype: str = "float64"
     """Precision the number was measured in."""
     run: str = "model"
-    """Which network: ``"model"``, its other mode, or a control such as ``"mlp"`` and ``"shallow"``."""
+    """Which network: ``"model"``, ``"model (eval)"``, or a control, ``"shallow"``."""
     step: int = 0
     """Training step."""
     batch: int = 0
@@ -56,10 +56,11 @@ class Observations:
         rows: The observations, in the order they were measured.
 
     Example:
-        >>> table = Observations([Observation("feature_rms", "state:0", 1.0), Observation("feature_rms", "state:1", 0.5)])
-        >>> table.series("feature_rms")
+        >>> rows = [Observation("loss", f"state:{k}", 1 / (k + 1)) for k in range(2)]
+        >>> table = Observations(rows)
+        >>> table.series("loss")
         ([0, 1], [1.0, 0.5])
-        >>> table.value("feature_rms", "state:1")
+        >>> table.value("loss", "state:1")
         0.5
     """
 
@@ -82,7 +83,8 @@ class Observations:
         return Observations((*self, *other))
 
     def __repr__(self) -> str:
-        return f"Observations({len(self)} rows, {len(self.names())} names, runs {self.runs()})"
+        names, runs = len(self.names()), ", ".join(self.runs())
+        return f"Observations({len(self)} rows, {names} names, runs: {runs})"
 
     def names(self) -> list[str]:
         """The measured names, in order of first appearance."""
@@ -107,7 +109,7 @@ class Observations:
     def get(
         self, name: str, place: str = "model", run: str = "model"
     ) -> Observation | None:
-        """The latest observation of a name at a place, or None if it was not measured."""
+        """The latest observation of a name at a place, or None if there is none."""
         rows = self.select(name, run, place)._rows
         return rows[-1] if rows else None
 

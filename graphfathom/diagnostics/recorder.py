@@ -13,29 +13,33 @@ hook), so that recording costs no more memory than a forward pass without gradie
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch_geometric.nn import (
-    HeteroJumpingKnowledge,
-    JumpingKnowledge,
-    MessagePassing,
-)
 
-from graphfathom.problem import Problem, map_tensors
+from graphfathom.diagnostics.events import Event, module_hooks, outermost_layers
+from graphfathom.problem import Problem
+from graphfathom.validation import map_tensors
 
-__all__ = ["Event", "ForwardError", "Recording", "Value", "record", "sources_of"]
+__all__ = [
+    "READOUTS",
+    "ForwardError",
+    "Recording",
+    "Value",
+    "attach",
+    "call_name",
+    "flat_tensors",
+    "record",
+    "sources_of",
+]
 
-MATRIX_PRODUCTS = {"matmul", "__matmul__", "mm", "bmm", "spmm", "__rmatmul__", "addmm"}
-SCATTERS = {"scatter_add_", "scatter_add", "index_add_", "index_add"} | {
-    "scatter_reduce_",
-    "scatter_reduce",
+MATRIX_PRODUCTS = {"matmul", "__matmul__", "mm", "bmm", "addmm", "spmm", "_sparse_mm"}
+SCATTERS = {"scatter_add_", "scatter_add", "scatter_reduce_", "scatter_reduce"} | {
+    "index_add_",
+    "index_add",
     "index_reduce_",
     "index_reduce",
 }
@@ -59,19 +63,6 @@ class Value:
     """Indices of the values it was computed from."""
     shape: tuple[int, ...]
     """Shape of the tensor."""
-
-
-@dataclass
-class Event:
-    """Calls ``start`` to ``stop - 1``, made by one message passing."""
-
-    name: str
-    start: int
-    stop: int = 0
-    role: str = "module"
-    inner: list[Event] = field(default_factory=list)
-    block_stop: int = 0
-    """End of the module that this event was opened from, or of the block around it."""
 
 
 @dataclass
@@ -235,7 +226,7 @@ class _Recorder(TorchFunctionMode):
         if rows not in self.num_nodes:
             return False
         if name in ATTENTIONS or name in SCATTERS:
-            return any(map(self._is_sourced, [output]))
+            return self._is_sourced(output)
         if name not in MATRIX_PRODUCTS:
             return False
         left, right = args[-2:]
@@ -267,19 +258,19 @@ def record(problem: Problem, layers: str | None = None) -> Recording:
     hooks = torch.autograd.graph.saved_tensors_hooks(
         recorder.count_saved, _refuse_unpack
     )
-    with torch.enable_grad(), hooks, _module_hooks(problem.model, recorder, layers):
+    with torch.enable_grad(), hooks, module_hooks(problem.model, recorder, layers):
         try:
             with recorder:
                 result = problem.call()
         except Exception as error:
-            raise _name_layer(error, problem, recorder) from error
+            raise ForwardError(_failure(error, problem, recorder)) from error
     output = problem.only_tensor(result)
     recorder.register(output, recorder.clock - 1, None)
     return Recording(
         calls=recorder.calls,
         values=recorder.values,
         sourced=recorder.sourced,
-        events=_merge_operations(recorder, layers),
+        events=outermost_layers(recorder, layers),
         output=output.detach(),
         output_value=recorder.find(output),
         saved_bytes=recorder.saved_bytes,
@@ -305,102 +296,7 @@ def _refuse_unpack(_: int) -> Tensor:
     raise RuntimeError("The recorded graph keeps no tensors.")
 
 
-def _name_layer(error: Exception, problem: Problem, recorder: _Recorder) -> Exception:
+def _failure(error: Exception, problem: Problem, recorder: _Recorder) -> str:
     model = type(problem.model).__name__
     place = f" in `{recorder.stack[-1].name}`" if recorder.stack else ""
-    return ForwardError(
-        f"The forward pass of {model} failed{place}: {type(error).__name__}: {error}"
-    )
-
-
-def _is_convolution(module: nn.Module) -> bool:
-    # 14 of PyG's convolutions are not MessagePassing; by PyG's naming rule all layers
-    # that pass messages end in "Conv".
-    named = type(module).__name__.endswith("Conv")
-    return named or isinstance(module, MessagePassing)
-
-
-@contextmanager
-def _module_hooks(
-    model: nn.Module, recorder: _Recorder, layers: str | None
-) -> Iterator[None]:
-    """Turn module calls and propagations into events while the context lasts."""
-
-    def enter(name: str, role: str) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            recorder.stack.append(Event(name, recorder.clock, role=role))
-
-        return hook
-
-    def leave(*_: Any) -> None:
-        event = recorder.stack.pop()
-        event.stop = recorder.clock
-        if event.role == "readout":
-            recorder.readouts.append(event)
-        parent = recorder.stack[-1].inner if recorder.stack else recorder.roots
-        parent.append(event)
-
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            is_layer = _is_convolution(module)
-            if layers is not None:
-                is_layer = fnmatch.fnmatchcase(name, layers)
-            role = "layer" if is_layer else "module"
-            if isinstance(module, JumpingKnowledge | HeteroJumpingKnowledge):
-                role = "readout"
-            label = name or type(module).__name__
-            handles = [
-                module.register_forward_pre_hook(enter(label, role), prepend=True),
-                module.register_forward_hook(leave),
-            ]
-            if layers is None and isinstance(module, MessagePassing):
-                before = enter(f"{label}.propagate", "propagate")
-                handles += [
-                    module.register_propagate_forward_pre_hook(before),
-                    module.register_propagate_forward_hook(leave),
-                ]
-            for handle in handles:
-                stack.callback(handle.remove)
-        yield
-
-
-def _merge_operations(recorder: _Recorder, layers: str | None) -> list[Event]:
-    """Outermost layers, and hand-written operations outside of them, in call order."""
-    found: list[Event] = []
-    pending = list(recorder.roots)
-    modules: list[Event] = []
-    while pending:
-        event = pending.pop()
-        if event.role == "module":
-            modules.append(event)
-            pending += event.inner
-        elif event.role != "readout":
-            found.append(event)
-    if layers is None:
-        free = [op for op in recorder.operations if not _inside(op, found)]
-        found += _promote(free, [m for m in modules if m not in recorder.roots])
-    _mark_blocks(found, modules)
-    return sorted(found, key=lambda event: (event.start, event.stop))
-
-
-def _mark_blocks(events: list[Event], modules: list[Event]) -> None:
-    """Note where the largest module around an event, but not around all, ends."""
-    for event in events:
-        around = [m for m in modules if _inside(event, [m])]
-        blocks = [m.stop for m in around if not all(_inside(e, [m]) for e in events)]
-        event.block_stop = max([event.stop, *blocks])
-
-
-def _inside(event: Event, others: list[Event]) -> bool:
-    return any(o.start <= event.start and event.stop <= o.stop for o in others)
-
-
-def _promote(operations: list[Event], modules: list[Event]) -> list[Event]:
-    """Each operation, or the innermost module call whose only operation it is."""
-    promoted = []
-    for operation in operations:
-        around = [module for module in modules if _inside(operation, [module])]
-        block = min(around, key=lambda m: m.stop - m.start, default=operation)
-        alone = sum(_inside(other, [block]) for other in operations) == 1
-        promoted.append(block if alone else operation)
-    return promoted
+    return f"The forward pass of {model} failed{place}: {type(error).__name__}: {error}"

@@ -41,12 +41,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a diagnosis found out. Plots, HTML and the command line read only this.
+    """Everything a diagnosis found out; plots, pages and the terminal read only this.
 
     Args:
         findings: In order of precedence: the first is the verdict.
         observations: The table behind them.
-        layers: Name of each layer, first to last; ``layer:k`` is ``layers[k - 1]``.
+        layers: Name of each layer; ``layer:k`` is ``layers[k - 1]``.
         states: Name of each state's tensors, e.g. ``(("x",), ("x", "x0"))``.
         model: ``{"name", "parameters", "dtype", "device", ...}``.
         data: ``{"name", "nodes", "edges", "features", "components", ...}``.
@@ -136,9 +136,10 @@ class Report:
         record = _decode(record)
         findings = [
             Finding(
-                **{
-                    name: tuple(value) if isinstance(value, list) else value
-                    for name, value in finding.items()
+                **finding
+                | {
+                    "evidence": tuple(finding["evidence"]),
+                    "advice": tuple(finding["advice"]),
                 }
             )
             for finding in record["findings"]

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from graphfathom.problem import Problem, map_tensors
+from graphfathom.problem import Problem
+from graphfathom.validation import map_tensors
 
 __all__ = ["ModelState", "Sandbox", "judged_mode", "running_norms"]
 
@@ -32,7 +34,7 @@ class ModelState:
         self.model = model
         self._modules = [(m, _attributes(m)) for m in model.modules()]
         tensors = [*model.parameters(), *model.buffers()]
-        tensors = [t for t in tensors if not _is_lazy(t)]
+        tensors = [t for t in tensors if not is_lazy(t)]
         self._tensors = [(t, t.detach().clone()) for t in tensors]
         self._grads = [(p, p.grad, _copy(p.grad)) for p in model.parameters()]
 
@@ -50,12 +52,11 @@ class ModelState:
             for name in module.__dict__.keys() - attributes.keys():
                 del module.__dict__[name]
         for tensor, value in self._tensors:
-            if not _identical(tensor, value):
-                tensor.data.copy_(value)
+            tensor.data.copy_(value)
         for parameter, grad, value in self._grads:
             parameter.grad = grad
-            if grad is not None and not _identical(grad, value):
-                grad.copy_(value)
+            if grad is not None and value is not None:
+                grad.data.copy_(value)
 
 
 def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
@@ -66,16 +67,8 @@ def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _is_lazy(tensor: Tensor) -> bool:
-    return isinstance(tensor, nn.parameter.UninitializedTensorMixin)
-
-
 def _copy(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach().clone()
-
-
-def _identical(a: Tensor, b: Tensor | None) -> bool:
-    return b is not None and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
 
 
 @contextmanager

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
-from graphfathom.diagnostics.recorder import READOUTS, Event, Recording
+from graphfathom.diagnostics.events import Event
+from graphfathom.diagnostics.recorder import READOUTS, Recording
 
 __all__ = ["Plan", "find_states"]
 
@@ -163,8 +165,7 @@ def _reads(index: int, times: list[int], recording: Recording) -> bool:
     """Whether a value is used in each of some intervals but the last."""
     calls = [v.call for v in recording.values if index in v.parents]
     used = [
-        any(begin <= call < end for call in calls)
-        for begin, end in zip(times, times[1:], strict=False)
+        any(begin <= call < end for call in calls) for begin, end in pairwise(times)
     ]
     return len(used) > 2 and all(used[:-1]) and not used[-1]
 
@@ -289,7 +290,7 @@ def _open(event: Event, recording: Recording, liveness: _Liveness) -> list[Event
     groups = _chain(children, recording, liveness)
     if len(groups) < 2:
         return [event]
-    for before, after in zip(groups, groups[1:], strict=False):
+    for before, after in pairwise(groups):
         time = liveness.narrowest(max(e.stop for e in before), after[0].start)
         live = liveness.at(time) if time is not None else ()
         own = [i for i in live if recording.values[i].call >= event.start]
