@@ -34,7 +34,7 @@ slow: $(VENV)/.installed  ## The tests that take more than a few seconds each.
 	$(PYTEST) -n 2 --quiet -m slow
 
 bench: $(VENV)/.installed  ## Every benchmark at its quick size.
-	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do \
+	@set -e; for script in $(sort $(wildcard benchmarks/[a-z]*.py)); do \
 	  echo "== $$script"; $(BIN)/python $$script --quick; done
 
 docs: $(VENV)/.installed  ## Build the documentation; warnings are errors.

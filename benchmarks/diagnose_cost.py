@@ -13,7 +13,7 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from claim import cora, interleaved, parse, publish
+from _claim import cora, interleaved, parse, publish
 from torch_geometric.nn import GCN
 
 import graphfathom as gf

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from claim import RESULTS, cora, parse, publish
+from _claim import RESULTS, cora, parse, publish
 from torch import nn
 from torch_geometric.data import Data
 

@@ -201,7 +201,7 @@ PANELS = {
     ),
     "units": Panel(
         title="Units that do not take part",
-        label="share of units",
+        label="share",
         scale="share",
         quantities=(
             ("dead_units", "dead units"),

@@ -12,9 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graphfathom.validation import (
+    as_labels,
     attribute,
     attribute_names,
+    check_devices,
     check_graph,
+    check_labels,
     check_placement,
     edge_indices,
     leaf_tensors,
@@ -100,8 +103,9 @@ class Problem:
         self.loss = loss
         self.mode = mode
         self.is_call = isinstance(self.data, tuple)
+        check_devices(self.model, self.data)
         check_graph(self.data)
-        self.target = self._find(target, "y", "target")
+        self.target = as_labels(self._find(target, "y", "target"))
         self.mask = self._select_rows(mask)
         self._loss_name = getattr(loss, "__name__", type(loss).__name__) if loss else ""
         self._binding = None if forward_fn or self.is_call else self._bind()
@@ -138,6 +142,12 @@ class Problem:
     def edge_index(self) -> Tensor | None:
         """The edge index between the nodes, or None if there is not exactly one."""
         return self.edge_indices[0] if len(self.edge_indices) == 1 else None
+
+    @property
+    def argument_names(self) -> list[str]:
+        """Attributes of the data that the model may read."""
+        bound = [source for source in (self._binding or {}).values() if source]
+        return bound or [str(key) for key in self.data.keys()]  # noqa: SIM118
 
     def tensors(self) -> list[Tensor]:
         """All tensors of the data."""
@@ -193,14 +203,21 @@ class Problem:
         if target.is_floating_point():
             target = target.to(output.dtype)
         function = self.loss or self._guess(output)[1]
-        if self.mask is not None and self.mask.numel() == output.size(0):
-            output, target = output[self.mask], target[self.mask]
         if target.size(0) != output.size(0):
             raise ValueError(
                 f"The output has {output.size(0)} rows and the target "
                 f"{target.size(0)}: pass `target=` with one row for each row of the "
                 "output."
             )
+        if self.mask is not None and self.mask.size(0) != output.size(0):
+            raise ValueError(
+                f"`mask` has {self.mask.size(0)} rows and the output {output.size(0)}: "
+                "pass `mask=` with one entry for each row of the output."
+            )
+        if self.mask is not None:
+            output, target = output[self.mask], target[self.mask]
+        if self.loss is None:
+            check_labels(output, target)
         value = function(output, target)
         if value.dim() != 0:
             raise ValueError(
@@ -239,7 +256,9 @@ class Problem:
         return "mean squared error", _mean_squared_error
 
     def _first_batch(self, data: Any) -> Any:
-        if hasattr(data, "stores") or (isinstance(data, tuple) and len(data) == 2):
+        is_call = isinstance(data, tuple) and len(data) == 2
+        is_call = is_call and isinstance(data[0], tuple | list)
+        if hasattr(data, "stores") or (is_call and isinstance(data[1], dict)):
             return data
         if isinstance(data, Iterable) and not isinstance(data, Tensor | str | Mapping):
             batch = next(iter(data), None)
@@ -256,10 +275,9 @@ class Problem:
     def _find(
         self, value: Tensor | str | None, default: str, argument: str
     ) -> Tensor | None:
-        if isinstance(value, Tensor):
-            return value
-        name = value or default
-        found = None if self.is_call else attribute(self.data, name)
+        found: Any = value
+        if not isinstance(value, Tensor):
+            found = None if self.is_call else attribute(self.data, value or default)
         if isinstance(found, dict):  # one entry per node type
             found = next(iter(found.values())) if len(found) == 1 else None
         if found is None and value is not None:
@@ -276,6 +294,12 @@ class Problem:
         if found is not None and found.dim() == 2:
             self.notes.append(f"Used the first of {found.size(1)} splits of the mask.")
             found = found[:, 0]
+        if found is not None and found.dtype not in (torch.bool, torch.uint8):
+            raise TypeError(
+                f"`mask` must be a boolean tensor with one entry per row. Got "
+                f"{found.dtype}: set the wanted rows of a tensor of False to True."
+            )
+        found = None if found is None else found.bool()
         if found is not None and not bool(found.any()):
             raise ValueError(
                 "`mask` selects no row: the loss would be empty. "

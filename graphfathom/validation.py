@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "as_labels",
     "attribute",
     "attribute_names",
+    "check_devices",
     "check_graph",
+    "check_labels",
     "check_placement",
     "edge_indices",
     "leaf_tensors",
@@ -97,7 +100,8 @@ def check_graph(data: Any) -> None:
                 sizes = (data[kind[0]].num_nodes, data[kind[2]].num_nodes)
                 _check_edge_index(data[kind].edge_index, sizes)
         return
-    num_nodes = int(data.num_nodes or 0)
+    # PyG warns where it has nothing to count.
+    num_nodes = int(data.num_nodes or 0) if data.keys() else 0
     if num_nodes == 0:
         raise ValueError(
             "`data` is an empty graph: it has 0 nodes. Pass a graph with features `x`."
@@ -137,8 +141,74 @@ def _check_edge_index(edge_index: Any, sizes: tuple[int, int]) -> None:
             )
 
 
+def check_devices(model: nn.Module, data: Any) -> None:
+    """Refuse data that the model cannot read because they are elsewhere.
+
+    Raises:
+        ValueError: If model and data are on different devices, or on none.
+    """
+    first = next(model.parameters(), None)
+    home = None if first is None else first.device
+    for tensor in leaf_tensors(data):
+        home = home or tensor.device
+        if tensor.device != home:
+            raise ValueError(
+                f"The model is on {home} and the data on {tensor.device}: call "
+                f"`data.to('{home}')` or `model.to('{tensor.device}')`."
+            )
+    if home is not None and home.type == "meta":
+        raise ValueError(
+            "Model and data are on the device meta, which holds no numbers: load them "
+            "on a real device."
+        )
+
+
+def as_labels(target: Tensor | None) -> Tensor | None:
+    """Classes as int64, several binary labels per row as floats.
+
+    Raises:
+        ValueError: If several integers per row are no binary labels.
+    """
+    if target is None or target.is_floating_point():
+        return target
+    if target.dim() < 2:
+        return target.long()
+    if bool(((target != 0) & (target != 1)).any()):
+        raise ValueError(
+            f"Integer labels must be one class per row, or 0 and 1 in several columns. "
+            f"Got shape {tuple(target.shape)} with values from {int(target.min())} to "
+            f"{int(target.max())}: pass one column as `target=`."
+        )
+    return target.to(torch.get_default_dtype())
+
+
+def check_labels(output: Tensor, target: Tensor) -> None:
+    """Refuse labels that an inferred loss cannot compare with the output.
+
+    Raises:
+        ValueError: If classes are out of range or the widths differ.
+    """
+    columns = output.size(-1) if output.dim() > 1 else 1
+    if target.is_floating_point():
+        if target.numel() != output.numel():
+            raise ValueError(
+                f"The output has shape {tuple(output.shape)} and the target "
+                f"{tuple(target.shape)}: pass `target=` of the output's shape, or "
+                "`loss=`."
+            )
+        return
+    low, high = int(target.min()), int(target.max())
+    if low < 0 or high >= max(columns, 2):
+        worst = low if low < 0 else high
+        raise ValueError(
+            f"Classes must be in [0, {max(columns, 2) - 1}], as the output has "
+            f"{columns} columns. Got {worst}: mask rows without a label, widen the "
+            "output, or pass floats if it is a regression."
+        )
+
+
 def check_placement(model: nn.Module, data: Any) -> None:
-    """Refuse uninitialised parameters and data of another device or precision."""
+    """Refuse uninitialised parameters and data of another precision."""
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(
@@ -152,11 +222,6 @@ def check_placement(model: nn.Module, data: Any) -> None:
     if not parameters or not features:
         return
     first, x = parameters[0], features[0]
-    if first.device != x.device:
-        raise ValueError(
-            f"The model is on {first.device} and the data on {x.device}: call "
-            f"`data.to('{first.device}')` or `model.to('{x.device}')`."
-        )
     if x.is_floating_point() and x.dtype != first.dtype and _no_autocast(x):
         raise ValueError(
             f"The model is in {first.dtype} and the features are {x.dtype}: cast one "

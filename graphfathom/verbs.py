@@ -20,7 +20,11 @@ from graphfathom.diagnostics.findings import find
 from graphfathom.diagnostics.jacobian import JacobianError
 from graphfathom.diagnostics.observations import Observation, Observations
 from graphfathom.diagnostics.report import Report
-from graphfathom.diagnostics.sandbox import judged_mode, running_norms
+from graphfathom.diagnostics.sandbox import (
+    judged_mode,
+    random_state,
+    running_norms,
+)
 from graphfathom.diagnostics.trace import (
     BYTE_BUDGET,
     CaptureError,
@@ -40,6 +44,8 @@ TRAINING_EPOCHS = 100
 """Length of a control's training: half of the GCN paper's, enough to see it learn."""
 
 
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
 def diagnose(
     model: nn.Module | Problem,
     data: Any = None,
@@ -268,8 +274,14 @@ class _Session:
             self._measure_control(run, control)
         if not trained:
             return
-        own = copy_of(self.problem)
-        for run, control in {**built, "model (short training)": own}.items():
+        try:
+            built["model (short training)"] = copy_of(self.problem)
+        except Exception as error:  # whatever a stranger's model raises when copied
+            self.notes.append(
+                "The model was not trained for comparison: it cannot be copied "
+                f"({type(error).__name__}: {error})."
+            )
+        for run, control in built.items():
             self.progress(f"training {run}")
             _train(control, self.seed)
             self.rows += facts.accuracy_observations(control, output_of(control), run)
@@ -338,7 +350,7 @@ def _train(problem: Problem, seed: int) -> None:
             )
         return loss
 
-    with torch.random.fork_rng():
+    with random_state():
         torch.manual_seed(seed)
         fit(problem.model, loss_fn, epochs=TRAINING_EPOCHS)
 

@@ -73,8 +73,7 @@ class Frame(nn.Module):
         """State 0."""
         if isinstance(data, HeteroData):
             return tuple(self.encoders[k](data[k].x) for k in ("paper", "author"))
-        x = self.entry.lift(self.encoders["x"](data.x))
-        return (x, *(data[name] for name in self.entry.carried))
+        return (self.entry.lift(self.encoders["x"](data.x)),)
 
     def step(self, k: int, state: State, data: Data | HeteroData) -> State:
         """State k -> state k + 1; the last one keeps what the read-out needs."""
@@ -112,11 +111,6 @@ def with_first_state(conv: nn.Module, state: State, data: Data) -> State:
     """conv(x, x0): GCN2Conv and FAConv read the first state at every layer."""
     x, x0 = state[0], state[-1]
     return conv(x, x0, data.edge_index).tanh(), x0
-
-
-def with_cloud(conv: nn.Module, state: State, data: Data) -> State:
-    """conv(x, pos, ...): the positions are features of the input that stay."""
-    return conv(*state, data.edge_index).tanh(), *state[1:]
 
 
 def with_dict(conv: nn.Module, state: State, data: HeteroData) -> State:
@@ -163,8 +157,6 @@ class ConvEntry:
     """Features that the read-out sees."""
     lift: Callable[[Tensor], Tensor] = lambda x: x
     """What turns the encoded features into state 0."""
-    carried: tuple[str, ...] = ()
-    """Other features of the nodes that every layer reads: they are in the state."""
 
     @property
     def is_message_passing(self) -> bool:
@@ -273,8 +265,7 @@ ENTRIES: tuple[ConvEntry, ...] = (
     nested(
         "PointNetConv",
         lambda cls: cls(mlp(WIDTH + 3), mlp()),
-        with_cloud,
-        carried=("pos",),
+        with_arguments("pos", "edge_index"),
     ),
     wide("GMMConv", dim=2, kernel_size=2, call=ATTRIBUTED),
     wide("SplineConv", dim=2, kernel_size=2, call=ATTRIBUTED),
@@ -290,15 +281,13 @@ ENTRIES: tuple[ConvEntry, ...] = (
     nested(
         "PPFConv",
         lambda cls: cls(mlp(WIDTH + 4), mlp()),
-        with_cloud,
-        carried=("pos", "normal"),
+        with_arguments("pos", "normal", "edge_index"),
     ),
     wide("FeaStConv", heads=2),
     nested(
         "PointTransformerConv",
         lambda cls: cls(WIDTH, WIDTH, pos_nn=mlp(3), attn_nn=mlp()),
-        with_cloud,
-        carried=("pos",),
+        with_arguments("pos", "edge_index"),
     ),
     wide("HypergraphConv", call=with_arguments("hyperedge_index")),
     wide("LEConv", call=WEIGHTED),
@@ -346,8 +335,7 @@ ENTRIES: tuple[ConvEntry, ...] = (
     nested(
         "PointGNNConv",
         lambda cls: cls(mlp(WIDTH, 3), mlp(WIDTH + 3), mlp()),
-        with_cloud,
-        carried=("pos",),
+        with_arguments("pos", "edge_index"),
     ),
     nested("GPSConv", lambda cls: cls(WIDTH, pyg.GCNConv(WIDTH, WIDTH), heads=2)),
     entry("AntiSymmetricConv", WIDTH, num_iters=2),

@@ -246,13 +246,10 @@ def _state(
     regime: Regime, depth: int, run: str, rng: random.Random, kind: str, k: int
 ) -> Iterator[Observation]:
     def make(
-        name: str,
-        value: float,
-        unit: str = "1",
-        dtype: str = "float64",
-        se: float | None = None,
+        name: str, value: float, unit: str = "1", dtype: str = "float64", **more: Any
     ) -> Observation:
-        return Observation(name, f"state:{k}", value, se, unit, dtype, run)
+        place = f"state:{k}"
+        return Observation(name, place, value, unit=unit, dtype=dtype, run=run, **more)
 
     rms = -1.2 + regime.forward * k + rng.gauss(0, 0.02)
     deviation = max(10 ** (-regime.mixing * k) * rng.uniform(0.95, 1.0), 4e-3)
@@ -275,18 +272,11 @@ def _state(
     for name, value in measured.items():
         yield make(name, math.nan if broken else value)
     back = -2.4 + regime.backward * (depth - k) + rng.gauss(0, 0.03)
-    yield make("gradient.state", math.nan if kind == "non-finite" else back, "log10")
-    yield make(
-        "gradient.state.relative",
-        math.nan if kind == "non-finite" else back + 2.4,
-        "log10",
-    )
-    yield make(
-        "gain_to_output",
-        regime.backward * (depth - k) + rng.gauss(0, 0.03),
-        "log10",
-        se=0.03,
-    )
+    gradient = math.nan if kind == "non-finite" else back
+    gain = regime.backward * (depth - k) + rng.gauss(0, 0.03)
+    yield make("gradient.state", gradient, "log10")
+    yield make("gradient.state.relative", gradient + 2.4, "log10")
+    yield make("gain_to_output", gain, "log10", stderr=0.03)
     yield from _precision(make, kind, rms, back, broken)
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MLP
 
-from graphfathom.diagnostics.sandbox import Sandbox
+from graphfathom.diagnostics.sandbox import Sandbox, random_state
 from graphfathom.diagnostics.trace import Trace, capture
 from graphfathom.problem import Problem
+from graphfathom.validation import map_tensors
 
 __all__ = ["copy_of", "mlp", "output_of", "shallow"]
 
@@ -23,8 +24,10 @@ def output_of(problem: Problem) -> Tensor:
 
 
 def copy_of(problem: Problem) -> Problem:
-    """The problem on a copy of its model, which may be trained."""
-    return problem.replace(copy.deepcopy(problem.model), problem.data)
+    """The problem on a copy of its model and data, which may be trained."""
+    data = map_tensors(problem.data, lambda tensor: tensor.detach().clone())
+    with random_state():
+        return problem.replace(copy.deepcopy(problem.model), data)
 
 
 def shallow(problem: Problem, trace: Trace) -> Problem | None:

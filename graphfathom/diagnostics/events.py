@@ -123,10 +123,12 @@ def outermost_layers(recorder: Log, layers: str | None) -> list[Event]:
 
 def _mark_blocks(events: list[Event], modules: list[Event]) -> None:
     """Note where the largest module around an event, but not around all, ends."""
+    first = min((event.start for event in events), default=0)
+    last = max((event.stop for event in events), default=0)
+    blocks = [m for m in modules if m.inner and (m.start > first or m.stop < last)]
     for event in events:
-        around = [m for m in modules if _inside(event, [m])]
-        blocks = [m.stop for m in around if not all(_inside(e, [m]) for e in events)]
-        event.block_stop = max([event.stop, *blocks])
+        around = (m.stop for m in blocks if _inside(event, [m]))
+        event.block_stop = max(around, default=event.stop)
 
 
 def _inside(event: Event, others: list[Event]) -> bool:

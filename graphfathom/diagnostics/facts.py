@@ -88,6 +88,9 @@ def data_observations(
         facts["data.components"] = structure.num_components
         facts["data.diameter"] = diameter_bound(structure)
     features = sources_of(problem)
+    x = None if problem.is_call else problem.data.get("x")
+    if not features and isinstance(x, Tensor):  # categories, to be embedded
+        features = [x]
     if features:
         varying = [
             int((f != f[:1]).flatten(1).any(0).sum()) for f in map(_rows, features)
@@ -159,7 +162,7 @@ def accuracy_observations(
         mask = None if problem.is_call else problem.data.get(f"{split}_mask")
         if not isinstance(mask, Tensor) or mask.size(0) != right.numel():
             continue
-        mask = mask[:, 0] if mask.dim() == 2 else mask
+        mask = (mask[:, 0] if mask.dim() == 2 else mask).bool()
         if bool(mask.any()):
             value = float(right[mask].double().mean())
             name = f"accuracy.{split}"
@@ -168,7 +171,7 @@ def accuracy_observations(
         mask = next(
             m for m in (problem.data.get("test_mask"), problem.mask) if m is not None
         )
-        mask = mask[:, 0] if mask.dim() == 2 else mask
+        mask = (mask[:, 0] if mask.dim() == 2 else mask).bool()
         seen = torch.bincount(target.flatten()[mask].clamp_min(0))
         majority = float(seen.max() / seen.sum()) if len(seen) else math.nan
         rows.append(Observation("accuracy.majority", "model", majority, unit="share"))

@@ -91,7 +91,7 @@ def _healthy(facts: Facts, rule: Rule) -> Finding:
     gradient = facts.series("gradient.state.relative")
     first = gradient.get(min(1, facts.depth), math.nan)
     evidence = [
-        f"Layer 1 receives {rules.power(first)} of the last state's gradient.",
+        f"The gradient behind layer 1 is {rules.power(first)} times the last state's.",
     ]
     size = rules.growth(facts)
     if size is not None:
@@ -237,7 +237,7 @@ RULES = (
         "Nothing was found.",
         (),
         "no finding applies and everything was measured",
-        "Thresholds of all the rules above.",
+        "None of the other rules applies; their thresholds are in the documentation.",
     ),
 )
 """All rules, in order of precedence."""

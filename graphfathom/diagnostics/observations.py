@@ -119,12 +119,16 @@ class Observations:
         return math.nan if row is None else row.value
 
     def series(self, name: str, run: str = "model") -> tuple[list[int], list[float]]:
-        """Indices and values of a per-state or per-layer name, sorted by index."""
-        pairs = sorted(
+        """Indices and values of a per-state or per-layer name, sorted by index.
+
+        Several values of one index stay in the order in which they were measured.
+        """
+        pairs = [
             (row.index, row.value)
             for row in self.select(name, run)
             if row.index is not None
-        )
+        ]
+        pairs.sort(key=lambda pair: pair[0])
         return [index for index, _ in pairs], [value for _, value in pairs]
 
     def to_rows(self) -> list[dict[str, Any]]:

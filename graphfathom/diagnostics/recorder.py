@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from graphfathom.diagnostics.events import Event, module_hooks, outermost_layers
 from graphfathom.problem import Problem
-from graphfathom.validation import map_tensors
+from graphfathom.validation import leaf_tensors, map_tensors
 
 __all__ = [
     "READOUTS",
@@ -82,7 +82,11 @@ class Recording:
 
 
 def sources_of(problem: Problem) -> list[Tensor]:
-    """The float tensors with one row per node that the model is called with."""
+    """The node features that a network transforms: ``x``, else all that there are.
+
+    Positions, encodings and other node tensors beside ``x`` are constants: as a part of
+    every state, what is handed on unchanged would hide a gradient that vanishes in x.
+    """
     rows = set(problem.num_nodes)
     found = [
         tensor
@@ -99,26 +103,22 @@ def sources_of(problem: Problem) -> list[Tensor]:
 
 
 def _inputs(problem: Problem) -> list[Tensor]:
-    """Tensors of the data that may be node features."""
+    """Tensors that may be node features, without others where ``x`` is one."""
     data = problem.data
-    found: list[Tensor] = []
-
-    def visit(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
     if problem.is_call:
-        map_tensors(data, visit)
-    elif hasattr(data, "node_types"):
-        for kind in data.node_types:
-            map_tensors([v for k, v in data[kind].items() if k != "y"], visit)
-    else:
-        names = [key for key in map(str, data.keys()) if key not in ("y", "x")]
-        names = [name for name in names if "edge" not in name and "adj" not in name]
-        map_tensors([data[name] for name in names], visit)
-        if isinstance(data.x, Tensor):
-            return [data.x, *found]
-    return found
+        first = data[0][0] if data[0] else None
+        is_features = isinstance(first, Tensor) and first.is_floating_point()
+        return [first] if is_features else leaf_tensors(data)
+    if hasattr(data, "node_types"):
+        stores = [data[kind] for kind in data.node_types]
+        named = [store.x for store in stores if "x" in store]
+        others = [v for store in stores for key, v in store.items() if key != "y"]
+        return leaf_tensors(named or others)
+    names = problem.argument_names
+    if "x" in names and data.x.is_floating_point():
+        return leaf_tensors([data.x])
+    names = [n for n in names if "edge" not in n and "adj" not in n and n != "y"]
+    return leaf_tensors([data[name] for name in names])
 
 
 def flat_tensors(output: Any) -> list[Tensor]:
@@ -249,9 +249,12 @@ def record(problem: Problem, layers: str | None = None) -> Recording:
 
     Raises:
         ForwardError: If the model's forward raises.
+        ValueError: If the output is empty.
     """
     sources = sources_of(problem)
-    recorder = _Recorder(problem.num_nodes, embeds=not sources)
+    x = None if problem.is_call else problem.data.get("x")
+    is_integer = isinstance(x, Tensor) and not x.is_floating_point()
+    recorder = _Recorder(problem.num_nodes, embeds=not sources or is_integer)
     problem = attach(problem, sources, {id(t): _branch(t) for t in sources})
     for tensor in sources_of(problem):
         recorder.register(tensor, -1, 0)
@@ -265,6 +268,11 @@ def record(problem: Problem, layers: str | None = None) -> Recording:
         except Exception as error:
             raise ForwardError(_failure(error, problem, recorder)) from error
     output = problem.only_tensor(result)
+    if not output.numel():
+        raise ValueError(
+            "The output of the model must have at least one entry. Got shape "
+            f"{tuple(output.shape)}: pass a graph that it has an answer for."
+        )
     recorder.register(output, recorder.clock - 1, None)
     return Recording(
         calls=recorder.calls,
@@ -287,6 +295,7 @@ def attach(
     return problem.replace(problem.model, data)
 
 
+@torch.enable_grad()
 def _branch(tensor: Tensor) -> Tensor:
     # Not a leaf: a model may change its input in place.
     return tensor.detach().requires_grad_().clone()

@@ -351,7 +351,7 @@ def features(facts: Facts, rule: Rule) -> Finding | None:
 
 def reach(facts: Facts, rule: Rule) -> Finding | None:
     diameter = facts.value("data.diameter")
-    if not facts.depth < diameter:
+    if facts.depth < 1 or not facts.depth < diameter:
         return None
     return rule.finding(
         f"{facts.depth} layers see {facts.depth} hops of a graph at least "

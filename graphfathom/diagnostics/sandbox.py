@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from graphfathom.problem import Problem
 from graphfathom.validation import map_tensors
 
-__all__ = ["ModelState", "Sandbox", "judged_mode", "running_norms"]
+__all__ = ["ModelState", "Sandbox", "judged_mode", "random_state", "running_norms"]
 
 CONTAINERS = (dict, OrderedDict, set, list)
 """Attributes of these types are restored by content."""
@@ -33,7 +33,9 @@ class ModelState:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._modules = [(m, _attributes(m)) for m in model.modules()]
-        tensors = [*model.parameters(), *model.buffers()]
+        attributes = (v for m in model.modules() for v in vars(m).values())
+        tensors = [t for t in attributes if isinstance(t, Tensor)]
+        tensors += [*model.parameters(), *model.buffers()]
         tensors = [t for t in tensors if not is_lazy(t)]
         self._tensors = [(t, t.detach().clone()) for t in tensors]
         self._grads = [(p, p.grad, _copy(p.grad)) for p in model.parameters()]
@@ -72,7 +74,8 @@ def _copy(tensor: Tensor | None) -> Tensor | None:
 
 
 @contextmanager
-def _random_state() -> Iterator[None]:
+def random_state() -> Iterator[None]:
+    """Give torch, NumPy and Python their random states back at the end."""
     states = (random.getstate(), np.random.get_state())
     devices = list(range(torch.cuda.device_count())) if _cuda_is_used() else []
     with torch.random.fork_rng(devices=devices):
@@ -146,7 +149,8 @@ class Sandbox:
         self.dtype = dtype or own
         self._original: ModelState | None = None
         try:
-            model = copy.deepcopy(problem.model)
+            with random_state():  # PyG's Sequential draws a name when it is copied
+                model = copy.deepcopy(problem.model)
         except Exception as error:
             model, self.dtype = problem.model, own
             self._original = ModelState(model)
@@ -173,7 +177,7 @@ class Sandbox:
         else:
             self._start.restore()
         try:
-            with _random_state(), _precision(self.problem.data, self._autocast):
+            with random_state(), _precision(self.problem.data, self._autocast):
                 yield self.problem
         finally:
             if self._original is not None:

@@ -34,7 +34,7 @@ def layer_observations(
 
     is the mean square of the singular values (with zeros for a wide input), estimated
     from :math:`\|J_k^\top w\|^2`. An input to which no output responds is an entry of
-    :math:`J_k^\top w` that is exactly zero for random w.
+    :math:`J_k^\top w` that is exactly zero for Gaussian w.
 
     Args:
         trace: The network.
@@ -50,19 +50,19 @@ def layer_observations(
     for k in range(1, trace.num_layers + 1):
         jacobian = trace.jacobian(k - 1, k)
         m, n = jacobian.shape
-        squares, silent = [], None
+        squares = []
         for _ in range(num_samples):
             w = rademacher_vector(
                 m, jacobian.dtype, jacobian.device, generator=generator
             )
-            pulled = jacobian.rmatvec(w)
-            squares.append(stable_norm(pulled).double() ** 2 / n)
-            zero = pulled == 0
-            silent = zero if silent is None else silent & zero
+            squares.append(stable_norm(jacobian.rmatvec(w)).double() ** 2 / n)
+        # Random signs can cancel exactly: on a ring two equal entries do, every other
+        # time.
+        w = gaussian_vector(m, jacobian.dtype, jacobian.device, generator=generator)
         gain = torch.stack(squares)
         stderr = float(gain.std()) / num_samples**0.5
         mean, place = float(gain.mean()), f"layer:{k}"
-        share = _share(silent)
+        share = _share(jacobian.rmatvec(w) == 0)
         rows += [
             Observation("mean_squared_gain", place, mean, stderr, "1", dtype),
             Observation("zero_columns", place, share, None, "share", dtype),
@@ -124,5 +124,5 @@ def _dead_outputs(jacobian: JacobianOperator, generator: torch.Generator) -> Ten
     return jacobian.matvec(v) == 0
 
 
-def _share(mask: Tensor | None) -> float:
-    return float(mask.double().mean()) if mask is not None and mask.numel() else 0.0
+def _share(mask: Tensor) -> float:
+    return float(mask.double().mean()) if mask.numel() else 0.0

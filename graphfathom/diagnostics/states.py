@@ -10,6 +10,7 @@ passes by.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -56,11 +57,9 @@ class _Liveness:
                     needed[parent] = True
                     use = max(self.last_use[parent], values[index].call)
                     self.last_use[parent] = use
-        self.relevant = [
-            index
-            for index, value in enumerate(values)
-            if needed[index] and recording.sourced[index]
-        ]
+        kept = [i for i in range(len(values)) if needed[i] and recording.sourced[i]]
+        self.relevant = sorted(kept, key=lambda i: values[i].call)
+        self._calls = [values[i].call for i in self.relevant]
         self.counts = [0] * (self.end + 2)
         self.fixed = [0] * (self.end + 2)
         for index in self.relevant:
@@ -76,9 +75,14 @@ class _Liveness:
         """Values computed before a time and needed at or after it."""
         return tuple(
             index
-            for index in self.relevant
-            if self.values[index].call < time <= self.last_use[index]
+            for index in self.relevant[: bisect_left(self._calls, time)]
+            if time <= self.last_use[index]
         )
+
+    def made(self, start: int, stop: int) -> list[int]:
+        """Values that calls ``start`` to ``stop - 1`` computed, in call order."""
+        first, last = (bisect_left(self._calls, time) for time in (start, stop))
+        return self.relevant[first:last]
 
     def narrowest(self, first: int, last: int) -> int | None:
         """The latest time in a range with the fewest live values, all replaceable."""
@@ -119,7 +123,11 @@ def _times(
     first = starts[0]
     if groups[0][0].role == "operation":
         first = min(first, next(_readouts(recording, liveness, 0)))
-    chosen = [liveness.narrowest(0, first)]
+    # Integer features become a value where they are embedded, not before.
+    begin = recording.values[liveness.relevant[0]].call + 1
+    if begin > first:
+        return "the features are embedded inside its first layer"
+    chosen = [liveness.narrowest(begin, first)]
     for group, stop, limit in zip(groups[:-1], stops, starts[1:], strict=False):
         if group[0].role == "operation":
             limit = min(limit, next(_readouts(recording, liveness, stop)))
@@ -236,10 +244,7 @@ def _group(
         inner
         for event in events
         for inner in _open(event, recording, liveness)
-        if any(
-            event.start <= recording.values[i].call < event.stop
-            for i in liveness.relevant
-        )
+        if liveness.made(inner.start, inner.stop)
     ]
     return _chain(events, recording, liveness)
 
@@ -248,32 +253,20 @@ def _chain(
     events: list[Event], recording: Recording, liveness: _Liveness
 ) -> list[list[Event]]:
     values = recording.values
-    stamps = [0] * len(values)
+    stamps: dict[int, int] = {}  # value -> the last layer that it needs
     groups: list[list[Event]] = []
-    remaining = iter(liveness.relevant)
-    index = next(remaining, None)
-
-    def stamp_until(time: int, at_least: int) -> None:
-        nonlocal index
-        while index is not None and values[index].call < time:
-            above = max((stamps[p] for p in values[index].parents), default=0)
-            stamps[index] = max(above, at_least)
-            index = next(remaining, None)
-
+    clock = events[0].start if events else 0
     for event in events:
-        stamp_until(event.start, 0)
-        inside = [
-            values[i]
-            for i in liveness.relevant
-            if event.start <= values[i].call < event.stop
-        ]
-        outside = {
-            p for value in inside for p in value.parents if values[p].call < event.start
-        }
-        if not groups or any(stamps[p] == len(groups) for p in outside):
+        for index in liveness.made(clock, event.start):
+            above = (stamps.get(parent, 0) for parent in values[index].parents)
+            stamps[index] = max(above, default=0)
+        inside = liveness.made(event.start, event.stop)
+        needs = {stamps.get(p, 0) for i in inside for p in values[i].parents}
+        if not groups or len(groups) in needs:
             groups.append([])
         groups[-1].append(event)
-        stamp_until(event.stop, len(groups))
+        stamps |= dict.fromkeys(inside, len(groups))
+        clock = max(clock, event.stop)
     return groups
 
 

@@ -79,6 +79,7 @@ class Trace:
         self._box, self._recording, self._plan = box, recording, plan
         self._blocks = _blocks(recording, plan, byte_budget)
         self._alive: dict[int, Segment] = {}
+        self._parameters = {id(p): p for p in self.problem.model.parameters()}
         replay = self._replay(0, len(plan.frames) - 1, keep=True)
         self._check_output(replay.output)
         leaves = replay.leaves
@@ -148,7 +149,8 @@ class Trace:
                 needed = i in replay.cuts.get(-1, ())
                 fed[id(source)] = replay.cut(i, source) if needed else source.clone()
             with torch.enable_grad(), replay:
-                output = attach(problem, sources, fed).run()
+                result = attach(problem, sources, fed).call()
+        output = self.problem.only_tensor(result)
         last_value = self._recording.output_value
         if last_value is not None and last_value not in replay.raw:
             replay.raw[last_value] = output
@@ -156,22 +158,24 @@ class Trace:
         return replay
 
     def _check_output(self, output: Tensor) -> None:
-        # Looser than rounding: scatter operations on a GPU add in any order.
-        error = torch.finfo(output.dtype).eps ** 0.5
-        scale = self.output.abs().nan_to_num(posinf=0.0).max().item()
-        close = torch.isclose(
-            output, self.output, rtol=error, atol=error * scale, equal_nan=True
-        )
-        if not bool(close.all()):
+        if _is_close(output, self.output):
+            return
+        with self._box.running() as problem, torch.no_grad():
+            again = problem.run()
+        if not _is_close(again, self.output):
             raise CaptureError(
-                "Cutting the network between its layers changes its output: a state is "
-                "shared with a tensor that is changed in place. Replace in-place "
-                "operations (`x += h`) by `x = x + h`."
+                "The model does not repeat itself: its forward returns another output "
+                "when it is called again. Remove randomness and counters from it."
             )
+        raise CaptureError(
+            "Cutting the network between its layers changes its output: a state is "
+            "shared with a tensor that is changed in place. Replace in-place "
+            "operations (`x += h`) by `x = x + h`."
+        )
 
     def _check_ends(self, segment: Segment, j: int) -> Segment:
         """Note the parameters in the graph of a segment; it must end at its inputs."""
-        parameters = {id(p): p for p in self.problem.model.parameters()}
+        parameters = self._parameters
         inputs = {id(leaf) for leaf in segment.inputs}
         siblings = {id(leaf) for leaf in segment.leaves} - inputs
         found: dict[int, Tensor] = {}
@@ -221,6 +225,16 @@ class Trace:
         taps = tuple(n for n, p in zip(handed, kind, strict=True) if p == "tap")
         tensors = tuple(leaves[i] for i in plan.frames[frame])
         return State((*names, *handed), tensors, taps)
+
+
+def _is_close(output: Tensor, expected: Tensor) -> bool:
+    """Equal but for rounding; scatter operations on a GPU add in any order."""
+    error = torch.finfo(output.dtype).eps ** 0.5
+    scale = expected.abs().nan_to_num(posinf=0.0).max().item()
+    close = torch.isclose(
+        output, expected, rtol=error, atol=error * scale, equal_nan=True
+    )
+    return bool(close.all())
 
 
 def _blocks(

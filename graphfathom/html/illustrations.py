@@ -59,9 +59,9 @@ CAPTIONS = {
     "numerics": "What the precision of the model makes of the numbers. ReLU by itself"
     " sets about half of the entries to zero; a share close to 100 % means that nothing"
     " arrives. Subnormal numbers slow CPU kernels down 30 to 120 times.",
-    "units": "Channels that are zero on every node, and outputs and inputs of a layer"
-    " that are exactly cut off. A few are harmless; a share that grows with depth is"
-    " width that was paid for and lost.",
+    "units": "Channels that are zero on every node, and the single outputs and inputs"
+    " of a layer that are cut off for these data. ReLU by itself cuts off about half of"
+    " the outputs; a dead channel is width that was paid for and lost.",
 }
 """What one should see; one entry per panel."""
 

@@ -1,0 +1,439 @@
+"""Each bad input where a user meets it: a clear refusal or a stated finding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import graphs
+import pytest
+import torch
+from graphs import no_edges, one_node, random_graph
+from snapshots import differences, snapshot
+from stubborn import Dropping, Embedded, Failing, Noisy, gcn
+from torch import Tensor, nn
+from torch_geometric.data import Data, HeteroData
+from torch_geometric.nn import GCN, MLP, GCNConv
+
+from graphfathom import diagnose
+from graphfathom.diagnostics.recorder import ForwardError
+from graphfathom.diagnostics.segments import NoLayersError
+
+
+def graph(**attributes: Any) -> Data:
+    """A graph of 8 nodes with some attributes replaced."""
+    data = random_graph()
+    for name, value in attributes.items():
+        data[name] = value
+    return data
+
+
+def edges(*pairs: tuple[int, int]) -> Tensor:
+    """Edges, one per column."""
+    return torch.tensor(pairs).t().contiguous()
+
+
+def bad_row(value: float) -> Tensor:
+    """Features of which one entry is no number."""
+    x = random_graph().x.clone()
+    x[3, 1] = value
+    return x
+
+
+EDGES = random_graph().edge_index
+X = random_graph().x
+NONE = torch.zeros(8, dtype=torch.bool)
+
+REFUSED: dict[str, tuple[Callable[[], Data], type[Exception], str]] = {
+    "empty graph": (
+        lambda: Data(x=torch.zeros(0, 3), edge_index=EDGES[:, :0]),
+        ValueError,
+        "`data` is an empty graph: it has 0 nodes",
+    ),
+    "nothing at all": (Data, ValueError, "`data` is an empty graph: it has 0 nodes"),
+    "edge to a node that is not there": (
+        lambda: graph(edge_index=edges((0, 1), (2, 8))),
+        ValueError,
+        r"`edge_index` points to node 8, but the graph has 8 nodes \(0 to 7\)",
+    ),
+    "edge from a negative node": (
+        lambda: graph(edge_index=edges((0, 1), (-1, 2))),
+        ValueError,
+        "`edge_index` points to node -1, but the graph has 8 nodes",
+    ),
+    "edges as floats": (
+        lambda: graph(edge_index=EDGES.float()),
+        TypeError,
+        r"must be torch.int64. Got torch.float32: call `edge_index.long\(\)`",
+    ),
+    "edges as int32": (
+        lambda: graph(edge_index=EDGES.int()),
+        TypeError,
+        "must be torch.int64. Got torch.int32",
+    ),
+    "edges transposed": (
+        lambda: graph(edge_index=EDGES.t()),
+        ValueError,
+        r"must have shape \(2, E\). Got \(30, 2\): transpose it",
+    ),
+    "edges in one row": (
+        lambda: graph(edge_index=EDGES[0]),
+        ValueError,
+        r"must have shape \(2, E\). Got \(30,\)",
+    ),
+    "NaN features": (
+        lambda: graph(x=bad_row(torch.nan)),
+        ValueError,
+        "NaN or infinite features in 1 of 8 rows, first in row 3: clean",
+    ),
+    "infinite features": (
+        lambda: graph(x=bad_row(-torch.inf)),
+        ValueError,
+        "NaN or infinite features in 1 of 8 rows, first in row 3: clean",
+    ),
+    "mask that selects nothing": (
+        lambda: graph(train_mask=NONE),
+        ValueError,
+        "`mask` selects no row: the loss would be empty",
+    ),
+    "mask of another length": (
+        lambda: graph(train_mask=torch.ones(5, dtype=torch.bool)),
+        ValueError,
+        "`mask` has 5 rows and the output 8: pass `mask=`",
+    ),
+    "mask of row numbers": (
+        lambda: graph(train_mask=torch.tensor([0, 3, 5])),
+        TypeError,
+        "`mask` must be a boolean tensor .* Got torch.int64",
+    ),
+    "no labelled row": (
+        lambda: graph(y=torch.full((8,), -1)),
+        ValueError,
+        "No row of the target is labelled",
+    ),
+    "no labelled row of floats": (
+        lambda: graph(y=torch.full((8, 2), torch.nan)),
+        ValueError,
+        "No row of the target is labelled",
+    ),
+    "classes beyond the output": (
+        lambda: graph(y=torch.arange(8)),
+        ValueError,
+        r"Classes must be in \[0, 1\], as the output has 2 columns. Got 7",
+    ),
+    "unlabelled rows in the mask": (
+        lambda: graph(y=torch.arange(8) % 2 - 1, train_mask=~NONE),
+        ValueError,
+        r"Classes must be in \[0, 1\].* Got -1: mask rows without a label",
+    ),
+    "labels of another width": (
+        lambda: graph(y=torch.randn(8, 3)),
+        ValueError,
+        r"The output has shape \(8, 2\) and the target \(8, 3\)",
+    ),
+    "several classes per row": (
+        lambda: graph(y=torch.arange(16).view(8, 2)),
+        ValueError,
+        r"Integer labels must be one class per row.*\(8, 2\) with values from 0 to 15",
+    ),
+    "labels of another length": (
+        lambda: graph(y=torch.tensor([0, 1, 0])),
+        ValueError,
+        "The output has 8 rows and the target 3: pass `target=`",
+    ),
+    "float16 features": (
+        lambda: graph(x=X.half()),
+        ValueError,
+        r"model is in torch.float64 and the features are torch.float16: cast one",
+    ),
+    "complex features": (
+        lambda: graph(x=X.to(torch.complex128)),
+        TypeError,
+        "Complex features are not supported. Got torch.complex128: pass real and",
+    ),
+    "features on another device": (
+        lambda: graph(x=X.to("meta")),
+        ValueError,
+        r"The model is on cpu and the data on meta: call `data.to\('cpu'\)`",
+    ),
+    "edges on another device": (
+        lambda: graph(edge_index=EDGES.to("meta")),
+        ValueError,
+        r"The model is on cpu and the data on meta: call `data.to\('cpu'\)`",
+    ),
+    "labels on another device": (
+        lambda: graph(y=torch.arange(8, device="meta")),
+        ValueError,
+        r"The model is on cpu and the data on meta: call `data.to\('cpu'\)`",
+    ),
+    "no features": (
+        lambda: Data(edge_index=EDGES, num_nodes=8),
+        TypeError,
+        r"`GCN.forward` needs x, which the data does not have \(it has edge_index",
+    ),
+    "integer features without an embedding": (
+        lambda: graph(x=X.long()),
+        ForwardError,
+        "The forward pass of GCN failed in `convs.0",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_data_that_cannot_be_used_are_refused(name: str) -> None:
+    build, error, match = REFUSED[name]
+    model, data = gcn(), build()
+    before = snapshot(model, data)
+    with pytest.raises(error, match=match):
+        diagnose(model, data)
+    assert differences(before, snapshot(model, data)) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (
+            {"mask": "absent"},
+            r"`mask` must name an attribute .* Got 'absent'; the data",
+        ),
+        ({"target": "absent"}, "`target` must name an attribute of the data. Got 'abs"),
+        ({"mode": "train"}, "`mode` must be one of auto, init, eval. Got 'train'"),
+        ({"layers": "blocks.*"}, r"No message-passing layer that matches 'blocks\.\*'"),
+        (
+            {"loss": lambda out, y: out.sum(1)},
+            r"must return a scalar. Got shape \(8,\)",
+        ),
+    ],
+)
+def test_arguments_that_cannot_be_used_are_refused(
+    options: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        diagnose(gcn(), random_graph(), **options)
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (None, "`data` must be a PyG Data, .* Got NoneType"),
+        ("Cora", "`data` must be a PyG Data, .* Got str"),
+        ((X, EDGES), r"or a pair \(args, kwargs\). Got tuple"),
+        (X, "`data` must be a PyG Data, .* Got Tensor"),
+    ],
+)
+def test_what_is_no_data_is_refused(data: Any, match: str) -> None:
+    with pytest.raises(TypeError, match=match):
+        diagnose(gcn(), data)
+
+
+def test_a_loader_without_a_batch_is_refused() -> None:
+    with pytest.raises(ValueError, match="`data` is a loader without a batch"):
+        diagnose(gcn(), [])
+
+
+@pytest.mark.parametrize("model", [GCN, gcn, None])
+def test_what_is_no_model_is_refused(model: Any) -> None:
+    with pytest.raises(TypeError, match=r"`model` must be a torch.nn.Module. Got "):
+        diagnose(model, random_graph())
+
+
+def test_a_model_on_another_device_is_refused() -> None:
+    with pytest.raises(ValueError, match="The model is on meta and the data on cpu"):
+        diagnose(gcn().to("meta"), random_graph())
+
+
+def test_a_model_and_data_without_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="on the device meta, which holds no numbers"):
+        diagnose(gcn().to("meta"), random_graph().to("meta"))
+
+
+def test_a_model_of_another_precision_is_refused() -> None:
+    match = "The model is in torch.float32 and the features are torch.float64"
+    with pytest.raises(ValueError, match=match):
+        diagnose(gcn().float(), random_graph())
+
+
+def test_a_model_whose_widths_are_not_known_is_refused() -> None:
+    model = GCN(-1, 4, num_layers=2, out_channels=2)
+    with pytest.raises(ValueError, match=r"`convs.0.lin.weight` has no shape yet"):
+        diagnose(model, random_graph())
+    model(random_graph().x, EDGES)
+    assert diagnose(model, random_graph()).layers == ("convs.0", "convs.1")
+
+
+class Wrapped(nn.Module):
+    """Returns something with the output of a GCN inside."""
+
+    def __init__(self, wrap: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.gcn = gcn()
+        self.wrap = wrap
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Any:
+        return self.wrap(self.gcn(x, edge_index))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "match"),
+    [
+        (lambda x: (x, x), r"Wrapped returned a tuple of 2 items: .*model\(...\)\[0\]"),
+        (lambda x: [x], r"Wrapped returned a list of 1 items"),
+        (lambda x: {"logits": x}, r"a dict with keys logits: .*model\(...\)\[key\]"),
+        (lambda x: None, "Wrapped returned a NoneType: pass `forward_fn="),
+    ],
+)
+def test_a_model_that_returns_no_tensor_is_refused(
+    wrap: Callable[[Tensor], Any], match: str
+) -> None:
+    with pytest.raises(TypeError, match=match):
+        diagnose(Wrapped(wrap), random_graph())
+
+
+def test_the_way_out_that_is_named_works() -> None:
+    report = diagnose(
+        Wrapped(lambda x: {"logits": x}),
+        random_graph(),
+        forward_fn=lambda model, data: model(data.x, data.edge_index)["logits"],
+    )
+    assert report.layers == tuple(f"gcn.convs.{k}" for k in range(3))
+
+
+def test_an_output_without_entries_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"at least one entry. Got shape \(0, 2\)"):
+        diagnose(Wrapped(lambda x: x[:0]), random_graph())
+
+
+def test_a_model_without_messages_is_refused() -> None:
+    model, data = MLP([3, 4, 2], norm=None), random_graph()
+    with pytest.raises(NoLayersError, match="No message-passing layer was found"):
+        diagnose(model, data)
+
+
+def test_a_failing_forward_keeps_its_own_traceback() -> None:
+    model, data = Failing(), random_graph()
+    before = snapshot(model, data)
+    match = r"forward pass of Failing failed in `convs.1.lin`: RuntimeError: mat1"
+    with pytest.raises(ForwardError, match=match) as failure:
+        diagnose(model, data)
+    cause = failure.value.__cause__
+    assert isinstance(cause, RuntimeError)
+    frames = []
+    traceback = cause.__traceback__
+    while traceback is not None:
+        frames.append(traceback.tb_frame.f_code.co_filename)
+        traceback = traceback.tb_next
+    assert any(name.endswith("stubborn.py") for name in frames)
+    assert differences(before, snapshot(model, data)) == []
+
+
+def test_a_failing_call_names_what_was_called() -> None:
+    match = "failed in `GCN`: TypeError: .*edge_index"
+    with pytest.raises(ForwardError, match=match):
+        diagnose(gcn(), random_graph(), forward_fn=lambda model, data: model(data.x))
+
+
+NEVER_HEALTHY: dict[str, Callable[[], Data]] = {
+    "one node": one_node,
+    "no edges": no_edges,
+    "constant features": lambda: graph(x=torch.ones(8, 3)),
+    "zero features": lambda: graph(x=torch.zeros(8, 3)),
+    "equal labels": lambda: graph(y=torch.zeros(8, dtype=torch.long)),
+    "equal labels in the mask": lambda: graph(train_mask=torch.arange(8) % 2 == 0),
+    "equal multi-hot labels": lambda: graph(y=torch.ones(8, 2)),
+    "equal targets": lambda: graph(y=torch.full((8, 2), 0.3)),
+    "no labels": lambda: Data(x=X, edge_index=EDGES),
+}
+
+EXPECTED = {
+    "one node": {"equal-labels", "not-enough-evidence"},
+    "no edges": {"not-enough-evidence"},
+    "constant features": {"constant-features"},
+    "zero features": {"constant-features"},
+    "no labels": {"not-enough-evidence"},
+}
+
+
+@pytest.mark.parametrize("depth", [1, 3, 24])
+@pytest.mark.parametrize("name", NEVER_HEALTHY)
+def test_poor_data_have_a_stated_finding(name: str, depth: int) -> None:
+    model, data = gcn(depth), NEVER_HEALTHY[name]()
+    before = snapshot(model, data)
+    report = diagnose(model, data)
+    names = {finding.name for finding in report.findings}
+    assert "healthy" not in names
+    assert report.severity in ("unknown", "warning", "critical")
+    # A deep network is ill on any data; a shallow one only because of these.
+    if depth < 24:
+        assert report.verdict.name in EXPECTED.get(name, {"equal-labels"})
+    assert str(report)
+    assert differences(before, snapshot(model, data)) == []
+
+
+@pytest.mark.parametrize("num_embeddings", [1, 2])
+def test_integer_features_are_embedded(num_embeddings: int) -> None:
+    data = graph(x=torch.arange(8) % 5, pos=torch.randn(8, 2))
+    model = Embedded(num_embeddings)
+    before = snapshot(model, data)
+    report = diagnose(model, data)
+    assert differences(before, snapshot(model, data)) == []
+    assert report.layers == ("convs.0", "convs.1")
+    # The input of the first layer is the sum of the embeddings.
+    expected = model.embed(data.x).square().mean().sqrt().log10()
+    found = report.observations.value("feature_rms", "state:0")
+    assert found == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_constant_categories_are_constant_features() -> None:
+    report = diagnose(Embedded(), graph(x=torch.zeros(8, dtype=torch.long)))
+    assert report.verdict.name == "constant-features"
+
+
+class Inside(nn.Module):
+    """Its first layer embeds the features by itself: no state lies before it."""
+
+    class LookupConv(Embedded):
+        """Found by its name, as the layers of other libraries are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = Inside.LookupConv()
+        self.second = GCNConv(2, 2)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.second(self.first(x, edge_index), edge_index)
+
+
+def test_features_embedded_inside_a_layer_have_no_state() -> None:
+    report = diagnose(Inside(), graph(x=torch.arange(8) % 5))
+    assert report.verdict.name == "not-enough-evidence"
+    assert any("embedded inside its first layer" in note for note in report.notes)
+
+
+def test_a_forward_that_does_not_repeat_gets_no_verdict_per_layer() -> None:
+    report = diagnose(gcn(kind=Noisy), random_graph())
+    assert report.verdict.name == "not-enough-evidence"
+    assert any("does not repeat itself" in note for note in report.notes)
+
+
+def test_dropout_in_eval_mode_is_measured_with_one_draw() -> None:
+    model, data = gcn(kind=Dropping), random_graph()
+    before = snapshot(model, data)
+    first, second = (diagnose(model, data, controls="none") for _ in range(2))
+    assert differences(before, snapshot(model, data)) == []
+    assert first.layers == ("convs.0", "convs.1", "convs.2")
+    assert first.observations == second.observations
+
+
+def hetero(**paper: Any) -> HeteroData:
+    """Papers and authors, with some attributes of the papers replaced."""
+    data = graphs.hetero_graph()
+    for name, value in paper.items():
+        data["paper"][name] = value
+    return data
+
+
+def test_edges_between_other_kinds_are_checked_too() -> None:
+    data = hetero()
+    data["author", "writes", "paper"].edge_index = edges((3, 0), (0, 1))
+    with pytest.raises(ValueError, match="points to node 3, but the graph has 3 nodes"):
+        diagnose(gcn(), data)
