@@ -8,15 +8,32 @@ gradient of the first layer's weights, or the script fails.
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 
 import torch
 import torch.nn.functional as F
 from _claim import cora, interleaved, parse, publish
+from torch_geometric.data import Data
 from torch_geometric.nn import GCN
 
 import graphfathom as gf
+
+
+def first_gradient(model: GCN, data: Data) -> float:
+    """log10 norm of the first layer's gradient by plain autograd in float64."""
+    twin, exact = copy.deepcopy(model).double().eval(), data.clone()
+    exact.x = exact.x.double()
+    weights = list(twin.convs[0].parameters())
+    gradients = torch.autograd.grad(loss_of(twin, exact), weights)
+    return math.log10(torch.cat([g.reshape(-1) for g in gradients]).norm())
+
+
+def loss_of(model: torch.nn.Module, data: Data) -> torch.Tensor:
+    """Cross-entropy on the training nodes."""
+    output = model(data.x, data.edge_index)
+    return F.cross_entropy(output[data.train_mask], data.y[data.train_mask])
 
 
 def main() -> int:
@@ -24,32 +41,22 @@ def main() -> int:
     options = parse(__doc__ or "")
     depth, epochs, rounds = (16, 20, 1) if options.quick else (64, 200, 3)
     data, name = cora()
-    torch.manual_seed(0)
     classes = int(data.y.max()) + 1
-    model = GCN(data.num_features, 64, depth, classes)
 
-    def loss(network: torch.nn.Module) -> torch.Tensor:
-        output = network(data.x, data.edge_index)
-        return F.cross_entropy(output[data.train_mask], data.y[data.train_mask])
+    def network() -> GCN:
+        torch.manual_seed(0)
+        return GCN(data.num_features, 64, depth, classes)
 
     def train() -> None:
-        torch.manual_seed(0)
-        twin = GCN(data.num_features, 64, depth, classes)
-        gf.training.fit(twin, loss, epochs=epochs)
+        gf.training.fit(network(), lambda m: loss_of(m, data), epochs=epochs)
 
-    report = gf.diagnose(model, data)
-    model.double()
-    data.x = data.x.double()
-    weights = model.convs[0].parameters()
-    gradients = torch.autograd.grad(loss(model), list(weights))
-    plain = math.log10(torch.cat([g.reshape(-1) for g in gradients]).norm())
+    report = gf.diagnose(network(), data)
     found = report.observations.value("gradient.weights", "layer:1")
+    plain = first_gradient(network(), data)
     if abs(found - plain) > 1e-6:
         print(f"first layer's gradient: 10^{found}, autograd says 10^{plain}")
         return 1
-    model.float()
-    data.x = data.x.float()
-    ours, peer = interleaved(lambda: gf.diagnose(model, data), train, rounds)
+    ours, peer = interleaved(lambda: gf.diagnose(network(), data), train, rounds)
     publish(
         {
             "claim": "diagnose_cost",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.nn import GCN, GCNConv
+from torch_geometric.nn import GCN, GCNConv, Sequential
 
 __all__ = [
     "Counting",
@@ -21,15 +21,23 @@ __all__ = [
     "Failing",
     "Generating",
     "Locked",
+    "LookupConv",
     "Noisy",
     "SinglePrecision",
     "gcn",
+    "sequential",
 ]
 
 
 def gcn(num_layers: int = 3, kind: type[GCN] = GCN, **options: Any) -> GCN:
     """A GCN that fits the graphs of ``graphs.py``, or a subclass of it."""
     return kind(3, 4, num_layers=num_layers, out_channels=2, act="tanh", **options)
+
+
+def sequential(conv: nn.Module, *others: nn.Module) -> Sequential:
+    """PyG's Sequential. It takes its code from the module that builds it, by name."""
+    steps = [(conv, "x, edge_index -> x"), *((other, "x -> x") for other in others)]
+    return Sequential("x, edge_index", steps)
 
 
 class Locked(GCN):
@@ -126,6 +134,17 @@ class Embedded(nn.Module):
         for conv in self.convs:
             h = conv(h, edge_index).tanh()
         return h
+
+
+class LookupConv(GCNConv):
+    """Embeds the features by itself, so that no state lies before it."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 2)
+        self.table = nn.Embedding(5, 4)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        return super().forward(self.table(x), edge_index)
 
 
 class Failing(nn.Module):

@@ -13,13 +13,11 @@ from problems import CATALOGUE, Entry
 from snapshots import differences, snapshot
 from stubborn import Drawing, Generating, Locked, SinglePrecision, gcn
 from torch import nn
-from torch_geometric.data import Data
 from torch_geometric.nn import GCN
 
-from graphfathom import Problem, diagnose
+from graphfathom import Problem, diagnose, verbs
 from graphfathom.diagnostics.report import Report
-from graphfathom.diagnostics.trace import CaptureError, capture
-from graphfathom.verbs import controls
+from graphfathom.diagnostics.trace import CaptureError
 
 # torch's and PyG's own remarks on sparse matrices.
 pytestmark = pytest.mark.filterwarnings("ignore:.*[Ss]parse")
@@ -33,6 +31,12 @@ def process_group() -> Iterator[None]:
     yield
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Controls are trained for three steps, where it does not matter how far."""
+    monkeypatch.setattr(verbs, "TRAINING_EPOCHS", 3)
 
 
 def find(name: str) -> Entry:
@@ -71,6 +75,7 @@ def test_everything_is_bit_identical_afterwards(entry: Entry, training: bool) ->
 @pytest.mark.parametrize(
     "name", ["GCN batch norm", "GCN jk=cat dropout", "GPS no norm"]
 )
+@pytest.mark.usefixtures("short_training")
 def test_trained_controls_leave_everything_bit_identical(name: str) -> None:
     case = find(name).case()
     model = used(case.model, True)
@@ -81,6 +86,7 @@ def test_trained_controls_leave_everything_bit_identical(name: str) -> None:
 
 
 @pytest.mark.parametrize("asked", ["untrained", "trained"])
+@pytest.mark.usefixtures("short_training")
 def test_generators_of_python_and_numpy_are_restored(asked: str) -> None:
     model, data = gcn(kind=Drawing), random_graph()
     before = snapshot(model, data)
@@ -91,6 +97,7 @@ def test_generators_of_python_and_numpy_are_restored(asked: str) -> None:
 @pytest.mark.parametrize("asked", ["untrained", "trained"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("kind", [Locked, Generating])
+@pytest.mark.usefixtures("short_training")
 def test_a_model_without_copy_is_restored(
     kind: type[GCN], training: bool, asked: str
 ) -> None:
@@ -128,6 +135,7 @@ def test_a_model_that_cannot_be_cast_is_measured_in_its_precision() -> None:
 
 
 @pytest.mark.parametrize("asked", ["untrained", "trained"])
+@pytest.mark.usefixtures("short_training")
 def test_one_seed_gives_one_table(asked: str) -> None:
     model, data = gcn(norm="batch_norm", dropout=0.5), random_graph()
     first = diagnose(model, data, seed=3, controls=asked)
@@ -151,6 +159,7 @@ def test_the_seed_moves_only_what_is_estimated() -> None:
 
 @pytest.mark.parametrize("asked", ["untrained", "trained"])
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+@pytest.mark.usefixtures("short_training")
 def test_callers_without_gradients_get_the_same_report(
     context: Callable[[], Any], asked: str
 ) -> None:
@@ -289,104 +298,3 @@ def test_several_kinds_of_nodes_have_no_energies() -> None:
     report = diagnose(find("HeteroConv").case().problem())
     assert any(note.startswith("No energies: they need one") for note in report.notes)
     assert not any("energy" in name for name in report.observations.names())
-
-
-def square(num_layers: int = 4) -> tuple[GCN, Data]:
-    """A network of one width throughout, so that its first layer can stand alone."""
-    data = random_graph()
-    data.x = torch.randn(data.num_nodes, 4)
-    return GCN(4, 4, num_layers=num_layers, out_channels=4, act="tanh"), data
-
-
-def test_a_disease_of_one_layer_is_no_problem_of_depth() -> None:
-    model, data = square()
-    for parameter in model.parameters():
-        parameter.data.zero_()
-    report = diagnose(model, data)
-    assert report.settings["controls"]["shallow"] == "1 layers"
-    assert report.verdict.name == "not-a-depth-problem"
-    assert "exactly-zero" in [finding.name for finding in report.findings]
-
-
-def test_a_disease_of_many_layers_is_one() -> None:
-    model, data = square(12)
-    with torch.no_grad():
-        for conv in model.convs:
-            conv.lin.weight.mul_(0.1)
-    assert diagnose(model, data).verdict.name == "vanishing-gradients"
-
-
-def test_a_control_that_guesses_after_training_is_no_better() -> None:
-    model, data = square(12)
-    data.y = torch.arange(8) % 2
-    data.train_mask = data.test_mask = torch.ones(8, dtype=torch.bool)
-    data.x = torch.ones(8, 4)
-    data.edge_index = torch.stack([torch.arange(8), (torch.arange(8) + 1) % 8])
-    with torch.no_grad():
-        for conv in model.convs:
-            conv.lin.weight.mul_(0.1)
-    report = diagnose(model, data, controls="trained")
-    # Nodes of a ring with equal features are the same node.
-    assert report.observations.value("accuracy.test", run="shallow") == 0.5
-    assert report.verdict.name == "not-a-depth-problem"
-
-
-def test_training_improves_the_loss() -> None:
-    model, data = square(2)
-    data.train_mask = torch.ones(8, dtype=torch.bool)
-    table = diagnose(model, data, controls="trained").observations
-    after = table.value("loss", run="model (short training)")
-    assert after < 0.5 * table.value("loss")
-    assert table.value("accuracy.train", run="mlp") > table.value("accuracy.majority")
-
-
-def test_controls_are_problems_on_copies() -> None:
-    model, data = square()
-    before = snapshot(model, data)
-    problem = Problem(model, data)
-    built = controls(problem)
-    assert list(built) == ["shallow", "mlp"]
-    assert capture(built["shallow"]).num_layers == 1
-    assert built["mlp"].run().shape == (8, 4)
-    assert differences(before, snapshot(model, data)) == []
-
-
-def test_trained_controls_have_a_smaller_loss() -> None:
-    model, data = square()
-    before = snapshot(model, data)
-    problem = Problem(model, data)
-    fresh, fitted = controls(problem, seed=1), controls(problem, trained=True, seed=1)
-    for name in ("shallow", "mlp"):
-        losses = [c[name].loss_of(c[name].run()).item() for c in (fresh, fitted)]
-        assert losses[1] < losses[0]
-    assert differences(before, snapshot(model, data)) == []
-
-
-def test_a_network_of_one_layer_has_no_controls() -> None:
-    report = diagnose(gcn(1), random_graph())
-    assert report.observations.runs() == ["model"]
-
-
-def test_a_missing_shallow_control_is_mentioned() -> None:
-    report = diagnose(find("PyG Sequential").case().problem())
-    assert "shallow" not in report.observations.runs()
-    assert any(note.startswith("No control at depth 1") for note in report.notes)
-
-
-def test_trained_controls_need_labels() -> None:
-    data = random_graph()
-    del data.y
-    with pytest.raises(ValueError, match="Trained controls need labels"):
-        diagnose(gcn(), data, controls="trained")
-
-
-def test_trained_controls_need_something_to_train() -> None:
-    model = gcn().requires_grad_(False)
-    assert diagnose(model, random_graph()).layers
-    with pytest.raises(ValueError, match="must have parameters that require gradients"):
-        diagnose(model, random_graph(), controls="trained")
-
-
-def test_unknown_controls_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"`controls` must be one of none, untrained"):
-        diagnose(gcn(), random_graph(), controls="all")

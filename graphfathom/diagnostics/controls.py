@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MLP
 
-from graphfathom.diagnostics.sandbox import Sandbox, random_state
+from graphfathom.diagnostics.sandbox import Sandbox, copy_model
 from graphfathom.diagnostics.trace import Trace, capture
 from graphfathom.problem import Problem
 from graphfathom.validation import map_tensors
@@ -26,8 +24,7 @@ def output_of(problem: Problem) -> Tensor:
 def copy_of(problem: Problem) -> Problem:
     """The problem on a copy of its model and data, which may be trained."""
     data = map_tensors(problem.data, lambda tensor: tensor.detach().clone())
-    with random_state():
-        return problem.replace(copy.deepcopy(problem.model), data)
+    return problem.replace(copy_model(problem.model), data)
 
 
 def shallow(problem: Problem, trace: Trace) -> Problem | None:

@@ -45,10 +45,10 @@ class Log(Protocol):
         ...
 
 
-def _is_convolution(module: nn.Module) -> bool:
+def _is_convolution(name: str, module: nn.Module) -> bool:
     # 14 of PyG's convolutions are not MessagePassing; by PyG's naming rule all layers
-    # that pass messages end in "Conv".
-    named = type(module).__name__.endswith("Conv")
+    # that pass messages end in "Conv". A whole model may be called so too.
+    named = bool(name) and type(module).__name__.endswith("Conv")
     return named or isinstance(module, MessagePassing)
 
 
@@ -62,7 +62,7 @@ def _role(name: str, module: nn.Module, layers: str | None) -> str:
         return "named" if same and len(parts) == len(patterns) else "module"
     if isinstance(module, JumpingKnowledge | HeteroJumpingKnowledge):
         return "readout"
-    return "layer" if _is_convolution(module) else "module"
+    return "layer" if _is_convolution(name, module) else "module"
 
 
 @contextmanager

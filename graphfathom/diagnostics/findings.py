@@ -35,10 +35,15 @@ def find(table: Observations, layers: tuple[str, ...]) -> tuple[Finding, ...]:
     sick = [f for f in found if f.severity in ("warning", "critical")]
     if not sick:
         return (_without_disease(facts), *found)
-    control = Facts(table, ("the only layer",), "shallow")
-    if sick[0].name in {f.name for f in _conclude(control)} or _fails_alike(table):
-        return (_not_depth(sick[0], facts), *found)
-    return found
+    depth = max(table.series("gradient.state", "shallow")[0], default=0)
+    control = _conclude(Facts(table, ("of the control",) * depth, "shallow"))
+    if sick[0].name in {finding.name for finding in control}:
+        alike = f"With {facts.depth} layers and with {depth}: {sick[0].title}."
+    elif _learns_nothing(table):
+        alike = "The control at depth 1 was trained, and is no better than guessing."
+    else:
+        return found
+    return (_not_depth(alike), *found)
 
 
 def _conclude(facts: Facts) -> tuple[Finding, ...]:
@@ -50,7 +55,7 @@ def _conclude(facts: Facts) -> tuple[Finding, ...]:
     return tuple(finding for finding in applied if finding is not None)
 
 
-def _fails_alike(table: Observations) -> bool:
+def _learns_nothing(table: Observations) -> bool:
     """Whether the control at depth 1 was trained and is no better than guessing."""
     guess = table.value("accuracy.majority")
     trained = table.value("accuracy.test", run="shallow")
@@ -80,6 +85,8 @@ def _missing_evidence(facts: Facts) -> list[str]:
         missing.append("The layers could not be told apart, see the notes.")
     if math.isnan(facts.value("loss")):
         missing.append("There are no labels, so no loss and no gradient of it.")
+    elif math.isnan(facts.series("gradient.state.relative").get(1, math.nan)):
+        missing.append("No loss gradient reaches the last state: shares are unknown.")
     if facts.value("data.nodes") <= 1:
         missing.append("The graph has one node: nothing passes between nodes.")
     elif facts.value("data.edges") == 0:
@@ -112,12 +119,12 @@ def _healthy(facts: Facts, rule: Rule) -> Finding:
     )
 
 
-def _not_depth(worst: Finding, facts: Facts) -> Finding:
+def _not_depth(evidence: str) -> Finding:
     return _rule("not-a-depth-problem").finding(
         "Not a depth problem: the same network at depth 1 fails the same way",
         "critical",
         "whole network",
-        [f"With {facts.depth} layers and with one: {worst.title}."],
+        [evidence],
         ["Look at the features, the labels and the scale of the weights first."],
     )
 
@@ -191,6 +198,15 @@ RULES = (
         rules.to_zero,
     ),
     Rule(
+        "dead-units",
+        "Units are zero on every node.",
+        ("dead_units",),
+        "more than half of the units of a hidden state",
+        "A switched-off unit passes neither signal nor gradient; half of them is what "
+        "a symmetric ReLU layer loses per node, not per unit.",
+        rules.dead,
+    ),
+    Rule(
         "over-smoothing-to-constants",
         "Nodes of one component become indistinguishable.",
         ("deviation.constant", "deviation.degree"),
@@ -201,20 +217,12 @@ RULES = (
         rules.to_constants,
     ),
     Rule(
-        "dead-units",
-        "Units are zero on every node.",
-        ("dead_units",),
-        "more than half of the units of a hidden state",
-        "A switched-off unit passes neither signal nor gradient; half of them is what "
-        "a symmetric ReLU layer loses per node, not per unit.",
-        rules.dead,
-    ),
-    Rule(
         "underflow",
         "Numbers are subnormal or underflow in the caller's precision.",
         ("subnormals",),
         "more than 1 % subnormal entries of a state, or a gradient that is exactly 0",
-        "Measured: CPU kernels are 30 to 120 times slower on subnormal numbers.",
+        "IEEE 754: subnormal numbers lose digits one by one. How much slower a CPU is "
+        "on them differs: `benchmarks/subnormal_cost.py`.",
         rules.underflow,
     ),
     Rule(

@@ -62,8 +62,8 @@ def sweep(
     tensors: tuple[Tensor, ...] = (cotangent,)
     scale = 0.0
     for k in range(trace.num_layers + 1, 0, -1):
-        segment = trace.segment(k)
-        tensors, gradients = segment.vjp(tensors, with_parameters=weights)
+        # Unnamed, so that its graph is gone before the next block is built.
+        tensors, gradients = trace.segment(k).vjp(tensors, with_parameters=weights)
         found = [g for g in gradients if g is not None]
         log10_weights = scale + _log10(_norm(found)) if found else math.nan
         if rescale:

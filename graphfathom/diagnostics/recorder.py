@@ -107,8 +107,9 @@ def _inputs(problem: Problem) -> list[Tensor]:
     data = problem.data
     if problem.is_call:
         first = data[0][0] if data[0] else None
-        is_features = isinstance(first, Tensor) and first.is_floating_point()
-        return [first] if is_features else leaf_tensors(data)
+        if isinstance(first, Tensor) and first.is_floating_point():
+            return [first]
+        return leaf_tensors(data)
     if hasattr(data, "node_types"):
         stores = [data[kind] for kind in data.node_types]
         named = [store.x for store in stores if "x" in store]

@@ -133,7 +133,6 @@ class Report:
                 f"`format` of a report must be {FORMAT}. Got {record.get('format')!r}: "
                 "diagnose again, or read it with the version that wrote it."
             )
-        record = _decode(record)
         findings = [
             Finding(
                 **finding
@@ -148,7 +147,12 @@ class Report:
         plain["layers"] = tuple(plain["layers"])
         plain["states"] = tuple(tuple(names) for names in plain["states"])
         plain["notes"] = tuple(plain["notes"])
-        rows = Observations.from_rows(record["observations"])
+        plain["cost"] = {key: _number(value) for key, value in plain["cost"].items()}
+        numbers = ("value", "stderr")
+        rows = Observations.from_rows(
+            row | {name: _number(row[name]) for name in numbers}
+            for row in record["observations"]
+        )
         return cls(findings=tuple(findings), observations=rows, **plain)
 
     def save(self, folder: str | Path) -> Path:
@@ -209,11 +213,6 @@ def _encode(value: Any) -> Any:
     return value
 
 
-def _decode(value: Any) -> Any:
-    if value in ("nan", "inf", "-inf"):
-        return float(value)
-    if isinstance(value, dict):
-        return {key: _decode(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_decode(item) for item in value]
-    return value
+def _number(value: Any) -> Any:
+    """Undo :func:`_encode` where a number is meant: a name may be "nan" too."""
+    return float(value) if isinstance(value, str) else value

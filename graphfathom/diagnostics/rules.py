@@ -286,7 +286,7 @@ def to_constants(facts: Facts, rule: Rule) -> Finding | None:
 
 def dead(facts: Facts, rule: Rule) -> Finding | None:
     shares = facts.series("dead_units")
-    bad = [k for k, v in shares.items() if 1 <= k < facts.depth and DEAD < v < 1]
+    bad = [k for k, v in shares.items() if 1 <= k < facts.depth and v > DEAD]
     if not bad:
         return None
     worst = max(bad, key=lambda k: shares[k])
@@ -303,8 +303,14 @@ def underflow(facts: Facts, rule: Rule) -> Finding | None:
     forward, backward = facts.series("subnormals"), facts.series("gradient_subnormals")
     bad = sorted(k for k, share in forward.items() if share > SUBNORMAL)
     gone = sorted(k for k, v in backward.items() if v > SUBNORMAL)
-    lost = sorted(k for k, v in facts.series("gradient_zeros").items() if v == 1)
-    if facts.value("loss.gradient_is_zero") == 1 or not (bad or gone or lost):
+    exact = facts.series("gradient.state")
+    # Zero in float64 too is no matter of range: something is switched off.
+    lost = sorted(
+        k
+        for k, share in facts.series("gradient_zeros").items()
+        if share == 1 and math.isfinite(exact.get(k, math.nan))
+    )
+    if not (bad or gone or lost):
         return None
     dtype = next(iter(facts.table.select("subnormals", facts.run))).dtype
     evidence = []
@@ -315,7 +321,9 @@ def underflow(facts: Facts, rule: Rule) -> Finding | None:
     if lost:
         evidence.append(f"Gradients are exactly 0 in states {lost[0]}-{lost[-1]}.")
     if bad or gone:
-        evidence.append("CPU kernels take 30 to 120 times longer on such numbers.")
+        evidence.append(
+            "Such numbers have lost digits, and some CPUs are far slower on them."
+        )
     return rule.finding(
         f"Numbers fall below the range of {dtype}",
         "critical" if lost else "warning",

@@ -17,7 +17,14 @@ from torch.nn.parameter import is_lazy
 from graphfathom.problem import Problem
 from graphfathom.validation import map_tensors
 
-__all__ = ["ModelState", "Sandbox", "judged_mode", "random_state", "running_norms"]
+__all__ = [
+    "ModelState",
+    "Sandbox",
+    "copy_model",
+    "judged_mode",
+    "random_state",
+    "running_norms",
+]
 
 CONTAINERS = (dict, OrderedDict, set, list)
 """Attributes of these types are restored by content."""
@@ -90,6 +97,16 @@ def _cuda_is_used() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_initialized()
 
 
+def copy_model(model: nn.Module) -> nn.Module:
+    """A deep copy that draws nothing from the caller's random state."""
+    with random_state():
+        # PyG's Sequential keeps its code under a name drawn from Python's generator
+        # whenever it is built or copied. A name drawn twice runs the code of another
+        # model, and given back, the caller's state would draw it again.
+        random.seed()
+        return copy.deepcopy(model)
+
+
 def running_norms(model: nn.Module) -> list[nn.Module]:
     """Normalisation layers that keep running statistics."""
     return [
@@ -149,8 +166,7 @@ class Sandbox:
         self.dtype = dtype or own
         self._original: ModelState | None = None
         try:
-            with random_state():  # PyG's Sequential draws a name when it is copied
-                model = copy.deepcopy(problem.model)
+            model = copy_model(problem.model)
         except Exception as error:
             model, self.dtype = problem.model, own
             self._original = ModelState(model)

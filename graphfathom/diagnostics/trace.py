@@ -110,7 +110,6 @@ class Trace:
                 f"`k` must be in [0, {self.num_layers + 1}], the segments. Got {k}."
             )
         if k not in self._alive:
-            self._alive.clear()
             first, last = next(b for b in self._blocks if b[0] <= k <= b[1])
             self._alive = self._run_block(first, last)
         return self._alive[k]
@@ -120,6 +119,7 @@ class Trace:
         return JacobianOperator(self, i, j)
 
     def _run_block(self, first: int, last: int) -> dict[int, Segment]:
+        self._alive.clear()  # two blocks would break the byte budget
         replay = self._replay(first, last + 1, keep=False)
         self._check_output(replay.output)
         segments = {}

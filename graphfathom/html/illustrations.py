@@ -58,7 +58,7 @@ CAPTIONS = {
     " of chaos, where changes neither die nor explode.",
     "numerics": "What the precision of the model makes of the numbers. ReLU by itself"
     " sets about half of the entries to zero; a share close to 100 % means that nothing"
-    " arrives. Subnormal numbers slow CPU kernels down 30 to 120 times.",
+    " arrives. Subnormal numbers have lost digits; some CPUs are slower on them.",
     "units": "Channels that are zero on every node, and the single outputs and inputs"
     " of a layer that are cut off for these data. ReLU by itself cuts off about half of"
     " the outputs; a dead channel is width that was paid for and lost.",

@@ -182,9 +182,7 @@ def test_the_latest_step_decides() -> None:
         assert names(find(rows, LAYERS))[0] == verdict
 
 
-MEASURED = sorted(
-    {*healthy(), "loss.constant", "accuracy.test", "accuracy.majority"}
-)
+MEASURED = sorted({*healthy(), "loss.constant", "accuracy.test", "accuracy.majority"})
 NUMBERS = st.floats() | st.sampled_from([0.0, 1.0, -3.5, math.nan, -math.inf, math.inf])
 
 

@@ -13,7 +13,7 @@ from chains import ScaledChain, complete_graph, ring, scaled_chain
 from checks import check_estimator
 from networks import Chain
 from problems import CATALOGUE, Case, Entry, State, random_graph
-from references import align
+from references import align, float64
 from torch import Tensor, nn
 from torch_geometric.nn import GCN, GCNConv
 
@@ -59,6 +59,13 @@ def process_group() -> Iterator[None]:
     yield
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(autouse=True)
+def double_precision() -> Iterator[None]:
+    """That of the measures, whatever the default of the tests."""
+    with float64():
+        yield
 
 
 @functools.cache

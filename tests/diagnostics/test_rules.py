@@ -281,10 +281,6 @@ def test_units_of_the_output_may_be_zero() -> None:
     assert names(found({"dead_units": {0: 0.9, DEPTH: 0.9}})) == ["healthy"]
 
 
-@pytest.mark.xfail(
-    reason="`dead` leaves out states all of whose units are dead, although its "
-    "threshold is `more than half`; see /tmp/core_bugs2.md"
-)
 def test_a_state_whose_units_are_all_dead_is_named() -> None:
     change: Change = {"dead_units": {2: 1.0}, "exact_zeros": {2: 1.0}}
     assert one(change, "dead-units").where == "layers 2-2 of 4"
