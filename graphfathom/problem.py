@@ -106,6 +106,11 @@ class Problem:
         check_devices(self.model, self.data)
         check_graph(self.data)
         self.target = as_labels(self._find(target, "y", "target"))
+        if loss is not None and self.target is None:
+            raise ValueError(
+                "`loss` needs labels, and the data has no `y`: pass `target=`, a "
+                "tensor or the name of an attribute."
+            )
         self.mask = self._select_rows(mask)
         self._loss_name = getattr(loss, "__name__", type(loss).__name__) if loss else ""
         self._binding = None if forward_fn or self.is_call else self._bind()

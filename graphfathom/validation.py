@@ -93,8 +93,12 @@ def check_graph(data: Any) -> None:
                 "and imaginary parts as separate channels."
             )
     if isinstance(data, tuple):
+        for tensor in leaf_tensors(data):
+            _check_features(tensor, "A tensor of the call")
         return
     if hasattr(data, "edge_types"):
+        for kind in data.node_types:
+            _check_features(data[kind].get("x"), f"`data[{kind!r}].x`")
         for kind in data.edge_types:
             if "edge_index" in data[kind]:
                 sizes = (data[kind[0]].num_nodes, data[kind[2]].num_nodes)
@@ -108,15 +112,21 @@ def check_graph(data: Any) -> None:
         )
     if "edge_index" in data:
         _check_edge_index(data.edge_index, (num_nodes, num_nodes))
-    x = data.x if "x" in data else None
-    if isinstance(x, Tensor) and x.is_floating_point() and not x.is_sparse:
-        bad = ~torch.isfinite(x).reshape(x.size(0), -1).all(dim=1)
-        if bool(bad.any()):
-            raise ValueError(
-                f"`data.x` has NaN or infinite features in {int(bad.sum())} of "
-                f"{x.size(0)} rows, first in row {int(bad.nonzero()[0])}: clean the "
-                "features before you look for a cause in the model."
-            )
+    _check_features(data.get("x"), "`data.x`")
+
+
+def _check_features(x: Any, name: str) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() == 0:
+        return
+    if x.layout != torch.strided or x.is_meta or x.size(0) == 0:
+        return
+    bad = ~torch.isfinite(x).reshape(x.size(0), -1).all(dim=1)
+    if bool(bad.any()):
+        raise ValueError(
+            f"{name} has NaN or infinite features in {int(bad.sum())} of "
+            f"{x.size(0)} rows, first in row {int(bad.nonzero()[0])}: clean the "
+            "features before you look for a cause in the model."
+        )
 
 
 def _check_edge_index(edge_index: Any, sizes: tuple[int, int]) -> None:

@@ -282,6 +282,9 @@ class _Session:
                 f"({type(error).__name__}: {error})."
             )
         for run, control in built.items():
+            if not any(p.requires_grad for p in control.model.parameters()):
+                self.notes.append(f"Not trained: `{run}`, all its weights are frozen.")
+                continue
             self.progress(f"training {run}")
             _train(control, self.seed)
             self.rows += facts.accuracy_observations(control, output_of(control), run)

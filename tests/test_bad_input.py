@@ -279,3 +279,24 @@ def test_edges_between_other_kinds_are_checked_too() -> None:
     data["author", "writes", "paper"].edge_index = edges((3, 0), (0, 1))
     with pytest.raises(ValueError, match="points to node 3, but the graph has 3 nodes"):
         diagnose(gcn(), data)
+
+
+def test_features_of_a_call_that_are_no_numbers() -> None:
+    data = graph(x=bad_row(float("nan")))
+    with pytest.raises(ValueError, match=r"A tensor of the call has NaN or infinite"):
+        diagnose(gcn(2), ((data.x, data.edge_index), {}))
+
+
+def test_features_of_a_node_type_that_are_no_numbers() -> None:
+    data = HeteroData()
+    data["paper"].x = bad_row(float("inf"))
+    data["paper", "cites", "paper"].edge_index = EDGES
+    with pytest.raises(ValueError, match=r"`data\['paper'\].x` has NaN or infinite"):
+        diagnose(gcn(2), data)
+
+
+def test_a_loss_without_labels() -> None:
+    data = random_graph()
+    del data.y
+    with pytest.raises(ValueError, match=r"`loss` needs labels.*pass `target=`"):
+        diagnose(gcn(2), data, loss=torch.nn.functional.mse_loss)

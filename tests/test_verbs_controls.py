@@ -122,13 +122,16 @@ def test_trained_controls_need_labels() -> None:
         diagnose(gcn(), data, controls="trained")
 
 
-def test_trained_controls_need_something_to_train() -> None:
-    model = gcn().requires_grad_(False)
-    assert diagnose(model, random_graph()).layers
-    with pytest.raises(ValueError, match="must have parameters that require gradients"):
-        diagnose(model, random_graph(), controls="trained")
-
-
 def test_unknown_controls_are_refused() -> None:
     with pytest.raises(ValueError, match=r"`controls` must be one of none, untrained"):
         diagnose(gcn(), random_graph(), controls="all")
+
+
+@pytest.mark.usefixtures("short_training")
+def test_frozen_weights_cost_only_the_training() -> None:
+    model = gcn(4)
+    model.requires_grad_(False)
+    report = diagnose(model, random_graph(), controls="trained")
+    assert any(note.startswith("Not trained: `shallow`") for note in report.notes)
+    assert len(report.observations.select("loss", "mlp")) == 2  # before and after
+    assert len(report.observations.select("loss", "shallow")) == 1

@@ -25,8 +25,8 @@ SICK: dict[str, Change] = {
     "exactly-zero": {"exact_zeros": {4: 1.0}},
     "vanishing-gradients": {"gradient.state.relative": {1: -9.0}},
     "over-smoothing-to-zero": {"feature_rms": {4: -9.0}},
-    "over-smoothing-to-constants": {"deviation.constant": {2: 1e-4}},
     "dead-units": {"dead_units": {2: 0.9}},
+    "over-smoothing-to-constants": {"deviation.constant": {2: 1e-4}},
     "underflow": {"subnormals": {2: 0.5}},
 }
 """A change of a healthy network for each disease that can come with the others."""
