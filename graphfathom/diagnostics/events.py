@@ -46,7 +46,7 @@ class Log(Protocol):
 
 
 def _is_convolution(name: str, module: nn.Module) -> bool:
-    # 14 of PyG's convolutions are not MessagePassing; by PyG's naming rule all layers
+    # Nine of PyG's convolutions are not MessagePassing; by PyG's naming rule all layers
     # that pass messages end in "Conv". A whole model may be called so too.
     named = bool(name) and type(module).__name__.endswith("Conv")
     return named or isinstance(module, MessagePassing)

@@ -26,8 +26,8 @@ class JacobianOperator(AbstractLinearOperator):
 
     The tensors of a state are flattened row by row and put one behind the other.
     ``rmatvec`` is one vector-Jacobian product through the layers between, ``matvec``
-    the derivative of that product in its vector (right on 37 of 38 PyG layers tried,
-    where forward mode is silently wrong for ``aggr="mul"``).
+    the derivative of that product in its vector: forward mode is not used, because not
+    every scatter operation has a right rule for it.
 
     Args:
         trace: Where the states come from.
