@@ -132,8 +132,11 @@ def _times(
         if group[0].role == "operation":
             limit = min(limit, next(_readouts(recording, liveness, stop)))
         chosen.append(liveness.narrowest(stop, limit))
-    chosen.append(_last_time(groups[-1], stops[-1], chosen, recording, liveness))
-    for time, name in zip(chosen, ["the input", *map(_name, groups)], strict=True):
+    known = [time for time in chosen if time is not None]
+    if len(known) == len(chosen):
+        chosen.append(_last_time(groups[-1], stops[-1], known, recording, liveness))
+    names = ["the input", *map(_name, groups)]
+    for time, name in zip(chosen, names, strict=False):
         if time is None:
             return f"the tensor after {name} is changed in place and cannot be cut"
     return [0, *(time for time in chosen if time is not None), liveness.end]
@@ -142,7 +145,7 @@ def _times(
 def _last_time(
     group: list[Event],
     stop: int,
-    times: list[int | None],
+    times: list[int],
     recording: Recording,
     liveness: _Liveness,
 ) -> int | None:
@@ -152,8 +155,7 @@ def _last_time(
     values than the layers before it (``x + lin(conv(x))``), or one that each layer
     reads and this one has not (``conv(h) + lin(x)``). Then the next read-out is tried.
     """
-    known = [time for time in times if time is not None]
-    before = [len(liveness.at(time)) for time in known]
+    before = [len(liveness.at(time)) for time in times]
     growth = max(0, before[-1] - before[-2]) if len(before) > 2 else 0
     start = max(event.block_stop for event in group)
     taps = [call for call in recording.readouts if call >= stop]
@@ -163,7 +165,7 @@ def _last_time(
         if taps or time is None:
             break
         live = liveness.at(time)
-        unread = any(_reads(i, [*known[-3:], time], recording) for i in live)
+        unread = any(_reads(i, [*times[-3:], time], recording) for i in live)
         if len(live) <= before[-1] + growth and not unread:
             break
     return time

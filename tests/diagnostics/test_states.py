@@ -13,7 +13,7 @@ from networks import GCNII
 from problems import CATALOGUE, Entry
 from stubborn import Embedded, LookupConv, gcn
 from torch import Tensor, nn
-from torch_geometric.nn import MLP, GCNConv
+from torch_geometric.nn import GCN, MLP, GCNConv
 
 from graphfathom.diagnostics.recorder import Recording, record
 from graphfathom.diagnostics.sandbox import Sandbox
@@ -205,3 +205,14 @@ def test_a_chain_has_one_value_per_frame(depth: int) -> None:
     _, plan = plan_of(Problem(gcn(depth), random_graph()))
     assert [len(frame) for frame in plan.frames] == [1] * (depth + 3)
     assert plan.taps == (frozenset(),) * (depth + 3)
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_an_input_that_cannot_be_replaced_is_a_reason_not_to_cut(
+    num_layers: int,
+) -> None:
+    recording, _ = plan_of(Problem(GCN(3, 4, num_layers, 2), random_graph()))
+    for value in recording.values:
+        value.position = None
+    plan = find_states(recording)
+    assert plan == "the tensor after the input is changed in place and cannot be cut"
