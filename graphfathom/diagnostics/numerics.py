@@ -9,7 +9,7 @@ from graphfathom.diagnostics.gradients import loss_gradient, sweep
 from graphfathom.diagnostics.observations import Observation
 from graphfathom.diagnostics.trace import Trace
 
-__all__ = ["numeric_observations", "subnormal_share"]
+__all__ = ["numeric_observations", "share", "subnormal_share"]
 
 
 def subnormal_share(tensor: Tensor) -> float:
@@ -18,7 +18,7 @@ def subnormal_share(tensor: Tensor) -> float:
     They keep fewer digits, and some CPUs are far slower on them.
     """
     tiny = torch.finfo(tensor.dtype).tiny
-    return _share((tensor != 0) & (tensor.abs() < tiny))
+    return share((tensor != 0) & (tensor.abs() < tiny))
 
 
 def numeric_observations(trace: Trace) -> list[Observation]:
@@ -46,15 +46,16 @@ def numeric_observations(trace: Trace) -> list[Observation]:
 def _shares(tensor: Tensor, k: int, names: tuple[str, str, str]) -> list[Observation]:
     dtype = str(tensor.dtype).removeprefix("torch.")
     shares = (
-        _share(tensor == 0),
+        share(tensor == 0),
         subnormal_share(tensor),
-        _share(~torch.isfinite(tensor)),
+        share(~torch.isfinite(tensor)),
     )
     return [
-        Observation(name, f"state:{k}", share, None, "share", dtype)
-        for name, share in zip(names, shares, strict=True)
+        Observation(name, f"state:{k}", value, None, "share", dtype)
+        for name, value in zip(names, shares, strict=True)
     ]
 
 
-def _share(mask: Tensor) -> float:
+def share(mask: Tensor) -> float:
+    """Share of the entries of a mask that are true, 0 if there are none."""
     return float(mask.double().mean()) if mask.numel() else 0.0

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from graphfathom.diagnostics.jacobian import JacobianOperator
+from graphfathom.diagnostics.numerics import share
 from graphfathom.diagnostics.observations import Observation
 from graphfathom.diagnostics.trace import Trace
 from graphfathom.linalg.stochastic import singular_value_summary
@@ -62,10 +63,10 @@ def layer_observations(
         gain = torch.stack(squares)
         stderr = float(gain.std()) / num_samples**0.5
         mean, place = float(gain.mean()), f"layer:{k}"
-        share = _share(jacobian.rmatvec(w) == 0)
+        silent = share(jacobian.rmatvec(w) == 0)
         rows += [
             Observation("mean_squared_gain", place, mean, stderr, "1", dtype),
-            Observation("zero_columns", place, share, None, "share", dtype),
+            Observation("zero_columns", place, silent, None, "share", dtype),
         ]
         trace.segment(k).release()
     return rows
@@ -108,7 +109,7 @@ def spectrum_observations(
             ("largest_singular_value.residual", largest.residual, None),
             ("gain_quantile.50", median.value, median.stderr),
             ("gain_quantile.10", low.value, low.stderr),
-            ("zero_rows", _share(_dead_outputs(jacobian, generator)), None),
+            ("zero_rows", share(_dead_outputs(jacobian, generator)), None),
         ):
             unit = "share" if name == "zero_rows" else "1"
             rows.append(Observation(name, place, value, stderr, unit, dtype))
@@ -122,7 +123,3 @@ def _dead_outputs(jacobian: JacobianOperator, generator: torch.Generator) -> Ten
         jacobian.shape[1], jacobian.dtype, jacobian.device, generator=generator
     )
     return jacobian.matvec(v) == 0
-
-
-def _share(mask: Tensor) -> float:
-    return float(mask.double().mean()) if mask.numel() else 0.0
