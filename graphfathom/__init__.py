@@ -1,4 +1,4 @@
-"""Find out why a deep graph network does not learn."""
+"""Find out why a deep graph network does not learn, and make it learn."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graphfathom import datasets, diagnostics, linalg, nn, plotting, training
+    from graphfathom.calibration import calibrate
     from graphfathom.diagnostics.report import Report
     from graphfathom.diagnostics.trace import capture
     from graphfathom.problem import Problem
-    from graphfathom.verbs import controls, diagnose
+    from graphfathom.rewrite import to_state_space, unwrap
+    from graphfathom.verbs import before_after, controls, diagnose, stabilize
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Problem",
     "Report",
+    "before_after",
+    "calibrate",
     "capture",
     "controls",
     "datasets",
@@ -25,15 +29,23 @@ __all__ = [
     "linalg",
     "nn",
     "plotting",
+    "stabilize",
+    "to_state_space",
     "training",
+    "unwrap",
 ]
 
 _HOME = {
     "Problem": "graphfathom.problem",
     "Report": "graphfathom.diagnostics.report",
+    "before_after": "graphfathom.verbs",
+    "calibrate": "graphfathom.calibration",
     "capture": "graphfathom.diagnostics.trace",
     "controls": "graphfathom.verbs",
     "diagnose": "graphfathom.verbs",
+    "stabilize": "graphfathom.verbs",
+    "to_state_space": "graphfathom.rewrite",
+    "unwrap": "graphfathom.rewrite",
 }
 
 

@@ -23,6 +23,7 @@ from graphfathom.validation import map_tensors
 __all__ = [
     "Case",
     "RunError",
+    "accepts_depth",
     "called_data",
     "called_model",
     "named_data",
@@ -205,6 +206,21 @@ def called_model(
             f"Got {type(model).__name__}."
         )
     return model
+
+
+def accepts_depth(spec: str) -> bool:
+    """Whether a callable of the user, ``module:callable``, takes ``num_layers``.
+
+    Raises:
+        ValueError: If there is no such callable.
+    """
+    function = _import(spec, "--model")
+    if isinstance(function, nn.Module):
+        return False
+    try:
+        return "num_layers" in inspect.signature(function).parameters
+    except ValueError:  # Written in C, without a signature.
+        return False
 
 
 def place(

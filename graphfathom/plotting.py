@@ -59,6 +59,11 @@ RUNS = {
     "model (short training)": ("model, trained briefly", SKY, "s"),
     "mlp": ("MLP, no graph", ORANGE, "^"),
     "shallow": ("same, depth 1", GREEN, "D"),
+    "original": ("before stabilizing", VERMILLION, "P"),
+    "model (trained)": ("model, trained", BLUE, "o"),
+    "original (trained)": ("before, trained", VERMILLION, "P"),
+    "shallow (trained)": ("few layers, trained", GREEN, "D"),
+    "mlp (trained)": ("MLP, trained", ORANGE, "^"),
 }
 """Label, colour and marker of a run."""
 OTHER_RUNS = ((VERMILLION, "P"), (PURPLE, "X"), (BLACK, "*"))

@@ -30,7 +30,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     return replace_diagnosis(monkeypatch)
 
 
-@pytest.mark.parametrize("line", ["--help", "diagnose --help", "doctor --help"])
+@pytest.mark.parametrize(
+    "line", ["--help", "diagnose --help", "stabilize --help", "doctor --help"]
+)
 def test_help_does_not_import_torch(line: str) -> None:
     code = (
         "import sys; from graphfathom.cli import main; "
@@ -48,7 +50,7 @@ def test_help_names_every_command_and_exit_code(
 ) -> None:
     code, out, err = run("--help", capsys)
     assert (code, err) == (0, "")
-    for word in ("diagnose", "doctor", "--version", "130 interrupted"):
+    for word in ("diagnose", "stabilize", "doctor", "--version", "130 interrupted"):
         assert word in out
 
 

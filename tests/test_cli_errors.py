@@ -43,7 +43,7 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "Expected one of {diagnose, doctor}"),
+        ("", "Expected one of {diagnose, stabilize, doctor}"),
         ("diagnos", "diagnos"),
         ("diagnose --contrls", "--controls"),
         ("diagnose --layers many", "--layers"),

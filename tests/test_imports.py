@@ -27,10 +27,10 @@ LADDER: dict[str, set[str]] = {
     "theory": {"linalg"},
     "diagnostics": {"validation", "problem", "linalg", "theory"},
     "rewrite": {"nn", "diagnostics.trace"},
-    "calibrate": {"rewrite", "diagnostics"},
+    "calibration": {"nn", "rewrite", "diagnostics", "problem", "validation"},
     "environment": {"datasets"},
     "inputs": {"datasets", "nn", "validation", "problem"},
-    "verbs": {"rewrite", "calibrate", "diagnostics", "problem", "training", "nn"},
+    "verbs": {"rewrite", "calibration", "diagnostics", "problem", "training", "nn"},
 }
 """Room -> what it may import of this package; a name covers everything below it."""
 

@@ -7,14 +7,25 @@ import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import graphfathom as gf
 
 PACKAGE = Path(gf.__file__).parent
-VERBS = ("diagnose", "controls", "capture")
+VERBS = (
+    "before_after",
+    "calibrate",
+    "capture",
+    "controls",
+    "diagnose",
+    "stabilize",
+    "to_state_space",
+    "unwrap",
+)
 
 
 def in_a_fresh_interpreter(code: str) -> list[str]:
@@ -77,9 +88,14 @@ def test_names_are_the_objects_of_their_modules() -> None:
     for name, home in {
         "Problem": "problem",
         "Report": "diagnostics.report",
+        "before_after": "verbs",
+        "calibrate": "calibration",
         "capture": "diagnostics.trace",
         "controls": "verbs",
         "diagnose": "verbs",
+        "stabilize": "verbs",
+        "to_state_space": "rewrite",
+        "unwrap": "rewrite",
     }.items():
         module = importlib.import_module(f"graphfathom.{home}")
         assert getattr(gf, name) is getattr(module, name)
@@ -102,8 +118,9 @@ def test_every_exported_name_exists(name: str) -> None:
     assert (module.__doc__ or "").strip()
 
 
-def test_options_of_diagnose_are_keywords() -> None:
-    parameters = inspect.signature(gf.diagnose).parameters
+@pytest.mark.parametrize("verb", [gf.diagnose, gf.stabilize])
+def test_options_are_keywords(verb: Callable[..., Any]) -> None:
+    parameters = inspect.signature(verb).parameters
     positional = [p.name for p in parameters.values() if p.kind is not p.KEYWORD_ONLY]
     assert positional == ["model", "data"]
 

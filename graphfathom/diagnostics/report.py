@@ -10,7 +10,7 @@ from typing import Any
 
 from graphfathom.diagnostics.observations import Observations
 
-__all__ = ["SEVERITIES", "Finding", "Report"]
+__all__ = ["SEVERITIES", "Finding", "Report", "encode"]
 
 SEVERITIES = ("healthy", "note", "unknown", "warning", "critical")
 """From harmless to fatal; ``--fail-on`` compares positions in this tuple."""
@@ -119,7 +119,7 @@ class Report:
             "findings": [asdict(finding) for finding in self.findings],
             "observations": self.observations.to_rows(),
         }
-        return _encode(record)
+        return encode(record)
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Report:
@@ -203,16 +203,17 @@ PLAIN = (
 """Fields that are JSON values as they are."""
 
 
-def _encode(value: Any) -> Any:
+def encode(value: Any) -> Any:
+    """The value with what JSON does not have as strings: ``"nan"``, ``"-inf"``."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {key: _encode(item) for key, item in value.items()}
+        return {key: encode(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_encode(item) for item in value]
+        return [encode(item) for item in value]
     return value
 
 
 def _number(value: Any) -> Any:
-    """Undo :func:`_encode` where a number is meant: a name may be "nan" too."""
+    """Undo :func:`encode` where a number is meant: a name may be "nan" too."""
     return float(value) if isinstance(value, str) else value

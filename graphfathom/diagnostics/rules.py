@@ -173,7 +173,9 @@ def exactly_zero(facts: Facts, rule: Rule) -> Finding | None:
 
 
 DEPTH_ADVICE = [
-    "Give each layer a way around it: `DeepGCNLayer(block='res+')` or `GCN2Conv`, "
+    "Keep a state through the depth: `graphfathom.stabilize(model, data)` gives this "
+    "network the state-space form with the same layers and parameters.",
+    "Or give each layer a way around it: `DeepGCNLayer(block='res+')` or `GCN2Conv`, "
     "whose input connection keeps signal and gradient.",
     "Or use fewer layers: compare with the control at depth 1.",
 ]

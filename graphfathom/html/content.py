@@ -39,6 +39,7 @@ SCORES = (
     ("accuracy.val", "Validation"),
     ("accuracy.test", "Test"),
 )
+SPLITS = (("test", "Test"), ("val", "Validation"), ("train", "Training"))
 COLUMNS = (
     ("feature_rms", "Feature RMS"),
     ("deviation.constant", "Deviation from constants"),
@@ -215,7 +216,7 @@ def facts(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
     groups: list[tuple[str, dict[str, Any]]] = [
         ("Model", report.model),
         ("Data", report.data),
-        ("Settings", report.settings),
+        ("Settings", _settings(report)),
         ("Versions", dict(report.versions)),
     ]
     return [
@@ -223,6 +224,11 @@ def facts(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
         for title, group in ((title, entries.items()) for title, entries in groups)
         if group
     ]
+
+
+def _settings(report: Report) -> dict[str, Any]:
+    """All but the criteria of a calibration, which a finding tells."""
+    return {key: v for key, v in report.settings.items() if key != "calibration"}
 
 
 def cost(report: Report) -> list[tuple[str, str, float]]:
@@ -269,11 +275,11 @@ def _accuracy(report: Report) -> Tile | None:
     majority = table.get("accuracy.majority")
     note = f"majority class: {format_share(majority.value)}" if majority else ""
     untrained = ", untrained" if report.settings.get("mode") == "init" else ""
-    for name, label in (("test", "Test"), ("val", "Validation"), ("train", "Training")):
-        row = table.get(f"accuracy.{name}")
-        if row:
-            title = f"{label} accuracy{untrained}"
-            return Tile(title, format_share(row.value), note)
+    for run, state in (("model (trained)", ", trained"), ("model", untrained)):
+        for name, label in SPLITS:
+            row = table.get(f"accuracy.{name}", run=run)
+            if row:
+                return Tile(f"{label} accuracy{state}", format_share(row.value), note)
     return None
 
 

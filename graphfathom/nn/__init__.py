@@ -1,5 +1,49 @@
 """Graph networks as torch modules; imports torch and PyG only."""
 
 from graphfathom.nn import zoo
+from graphfathom.nn.identity import IdentityMappedConv
+from graphfathom.nn.models import GNNSSM, default_transitions
+from graphfathom.nn.propagation import (
+    Adjacency,
+    GCNConv,
+    adjacency_for,
+    gcn_adjacency,
+    propagate,
+    shared,
+)
+from graphfathom.nn.state_space import Gates, HeteroSSM, StateSpaceConv, advance
+from graphfathom.nn.transition import (
+    Centered,
+    Dense,
+    Diagonal,
+    Orthogonal,
+    Rotation,
+    Scalar,
+    Transition,
+    layers_until_overflow,
+)
 
-__all__ = ["zoo"]
+__all__ = [
+    "GNNSSM",
+    "Adjacency",
+    "Centered",
+    "Dense",
+    "Diagonal",
+    "GCNConv",
+    "Gates",
+    "HeteroSSM",
+    "IdentityMappedConv",
+    "Orthogonal",
+    "Rotation",
+    "Scalar",
+    "StateSpaceConv",
+    "Transition",
+    "adjacency_for",
+    "advance",
+    "default_transitions",
+    "gcn_adjacency",
+    "layers_until_overflow",
+    "propagate",
+    "shared",
+    "zoo",
+]

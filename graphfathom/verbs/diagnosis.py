@@ -1,13 +1,11 @@
-"""The verbs: what a person asks of the library."""
+"""Diagnose: why a graph network does not learn."""
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -34,8 +32,9 @@ from graphfathom.diagnostics.trace import (
 )
 from graphfathom.problem import Problem
 from graphfathom.training import fit
+from graphfathom.verbs.description import describe_data, describe_model, versions
 
-__all__ = ["CONTROLS", "controls", "diagnose"]
+__all__ = ["CONTROLS", "Session", "controls", "diagnose"]
 
 CONTROLS = ("none", "untrained", "trained")
 """How far the controls go."""
@@ -107,7 +106,7 @@ def diagnose(
         problem = model
     else:
         problem = Problem(model, data, forward_fn, loss, target, mask, mode)
-    session = _Session(problem, layers, seed, byte_budget, progress or _silent)
+    session = Session(problem, layers, seed, byte_budget, progress or _silent)
     session.measure()
     if controls != "none":
         with session.stage("controls"):
@@ -132,7 +131,7 @@ def controls(
     Returns:
         Name to problem.
     """
-    session = _Session(problem, None, seed, BYTE_BUDGET, _silent)
+    session = Session(problem, None, seed, BYTE_BUDGET, _silent)
     session.trace = capture(problem)
     built = session.build_controls()
     if trained:
@@ -141,15 +140,19 @@ def controls(
     return built
 
 
+def _silent(_: str) -> None:
+    return None
+
+
 @dataclass
-class _Session:
+class Session:
     """One diagnosis while it is made."""
 
     problem: Problem
     pattern: str | None
     seed: int
     byte_budget: int
-    progress: Callable[[str], None]
+    progress: Callable[[str], None] = _silent
     rows: list[Observation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cost: dict[str, float] = field(default_factory=dict)
@@ -271,7 +274,7 @@ class _Session:
                 "shallow network of your own."
             )
         for run, control in built.items():
-            self._measure_control(run, control)
+            self.measure_control(run, control)
         if not trained:
             return
         try:
@@ -290,7 +293,8 @@ class _Session:
             self.rows += facts.accuracy_observations(control, output_of(control), run)
             self.rows += facts.loss_observations(control, output_of(control), run)
 
-    def _measure_control(self, run: str, control: Problem) -> None:
+    def measure_control(self, run: str, control: Problem) -> None:
+        """Gradients, gains and losses of another network, as the rows of a run."""
         pattern = "lins.*" if run == "mlp" else self.pattern
         try:
             trace = capture(control, pattern)
@@ -319,17 +323,13 @@ class _Session:
             observations=table,
             layers=layers,
             states=states,
-            model=_describe_model(self.problem.model, layers),
-            data=_describe_data(self.problem, table),
+            model=describe_model(self.problem.model, layers),
+            data=describe_data(self.problem, table),
             settings=self.settings,
             notes=tuple(dict.fromkeys(self.notes)),
-            versions=_versions(),
+            versions=versions(),
             cost={name: round(seconds, 3) for name, seconds in self.cost.items()},
         )
-
-
-def _silent(_: str) -> None:
-    return None
 
 
 def _energies(trace: Trace, structure: Any, notes: list[str]) -> list[Observation]:
@@ -356,40 +356,3 @@ def _train(problem: Problem, seed: int) -> None:
     with random_state():
         torch.manual_seed(seed)
         fit(problem.model, loss_fn, epochs=TRAINING_EPOCHS)
-
-
-def _describe_model(model: nn.Module, layers: tuple[str, ...]) -> dict[str, Any]:
-    parameters = list(model.parameters())
-    first = parameters[0] if parameters else torch.empty(0)
-    return {
-        "name": type(model).__name__,
-        "layers": len(layers),
-        "parameters": sum(p.numel() for p in parameters),
-        "dtype": str(first.dtype).removeprefix("torch."),
-        "device": str(first.device),
-    }
-
-
-def _describe_data(problem: Problem, table: Observations) -> dict[str, Any]:
-    x = None if problem.is_call else problem.data.get("x")
-    described = {
-        "name": type(problem.data).__name__,
-        "nodes": sum(problem.num_nodes),
-        "edges": problem.num_edges,
-        "features": x.size(-1) if isinstance(x, Tensor) else None,
-        "classes": problem.num_classes,
-    }
-    for row in table.select(place="model"):
-        if row.name in ("data.components", "data.diameter"):
-            described[row.name.removeprefix("data.")] = int(row.value)
-    return {key: value for key, value in described.items() if value is not None}
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("graphfathom", "torch", "torch_geometric", "scipy", "numpy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed as a package"
-    return found

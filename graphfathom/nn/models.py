@@ -1,0 +1,382 @@
+"""A whole network in state-space form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch_geometric.nn
+from torch import Tensor, nn
+from torch.utils._device import DeviceContext
+from torch.utils.checkpoint import checkpoint as recompute
+from torch_geometric.nn import (
+    Linear,
+    global_add_pool,
+    global_max_pool,
+    global_mean_pool,
+)
+
+from graphfathom.nn.abstract_state_space import as_part, as_transition
+from graphfathom.nn.dropout import dropout as drop
+from graphfathom.nn.model_parts import (
+    build_activation,
+    build_convs,
+    build_norms,
+    check_choice,
+    check_sizes,
+    takes,
+)
+from graphfathom.nn.propagation import adjacency_for, gcn_adjacency
+from graphfathom.nn.step import Gates, advance
+from graphfathom.nn.transition import (
+    Centered,
+    Dense,
+    Scalar,
+    Transition,
+    warn_if_growing,
+)
+
+__all__ = ["GNNSSM", "default_transitions"]
+
+CHECKPOINTS = ("none", "sqrt", "every")
+POOLS: dict[str, Callable[..., Tensor]] = {
+    "mean": global_mean_pool,
+    "sum": global_add_pool,
+    "max": global_max_pool,
+}
+READOUTS = ("node", *POOLS)
+PLACES = ("output", "input")
+OPTIONAL = ("edge_weight", "edge_attr", "batch")
+"""Arguments of ``forward`` that only those layers receive that take them."""
+
+
+def default_transitions(
+    num_layers: int, act: Callable[[Tensor], Tensor], strength: float = 1.0
+) -> tuple[Transition, Transition]:
+    r"""State and input matrix that need no data.
+
+    .. math:: \Lambda = I, \qquad
+        B = \frac{c}{\sqrt{L}} \left(I - \tfrac{1}{d} 1 1^\top\right)
+
+    :math:`L` messages of independent sign add up to a size of :math:`c`. The mean over
+    the features is taken off because those of an activation such as ReLU have a common
+    sign and would add up to :math:`c \sqrt{L}`; for an odd activation such as tanh
+    :math:`B = c / \sqrt{L}`.
+
+    Args:
+        num_layers: Number of layers :math:`L`.
+        act: The activation.
+        strength: The integration strength :math:`c`.
+
+    Example:
+        >>> default_transitions(100, torch.tanh)
+        (Scalar(1), Scalar(0.1))
+        >>> default_transitions(100, torch.relu)
+        (Scalar(1), Centered(0.1))
+    """
+    size = strength / math.sqrt(num_layers)
+    grid = torch.linspace(0.1, 5.0, 50)
+    with torch.no_grad():
+        odd = torch.allclose(act(grid), -act(-grid), atol=1e-6)
+    return Scalar(1.0), Scalar(size) if odd else Centered(size)
+
+
+class GNNSSM(nn.Module):
+    r"""A deep graph network in state-space form.
+
+    .. math::
+        H_0 = X W_\mathrm{in}^\top + b_\mathrm{in}, \qquad
+        H_{k+1} = H_k \Lambda^\top + F_k(H_k) B^\top \; (+ \; H_0 E^\top), \qquad
+        F_k(H) = \mathrm{dropout}(\sigma(\mathrm{norm}(\mathrm{conv}_k(H))))
+
+    The output is :math:`H_L W_\mathrm{out}^\top + b_\mathrm{out}`, of the nodes or,
+    after pooling, of the graphs. Activation, norm and dropout act on the message and
+    never on the state; dropout also acts on :math:`X` and on what the read-out sees.
+    The matrices are shared by all layers and are not trained.
+
+    With ``identity_mapping`` :math:`\theta` the message is
+    :math:`F_k(H) = \sigma((1 - \beta_k) \hat{A} H + \beta_k \mathrm{conv}_k(H))`,
+    :math:`\beta_k = \log(\theta / k + 1)`, as in GCNII.
+
+    Layers of PyG's :class:`~torch_geometric.nn.conv.GCNConv` share one normalised
+    adjacency, built once in a forward pass.
+
+    Args:
+        in_channels: Width of the input features, or -1 to take it from the first batch.
+        hidden_channels: Width :math:`d` of the state.
+        out_channels: Width of the output.
+        num_layers: Number of state-space layers :math:`L`.
+        conv: ``conv(d, d, **conv_kwargs)`` returns a layer: a class of PyG or any
+            function.
+        act: The activation :math:`\sigma`: a function, or a name that PyG's resolver
+            knows. None for the identity.
+        norm: Name of a normalisation layer of PyG, or a function of the width that
+            returns one.
+        dropout: Probability of dropping an entry.
+        dropout_on: Where dropout acts in a layer: on the ``"output"`` of F, as PyG's
+            models have it, or on the ``"input"`` of its convolution, as GCNII has it.
+        state: The matrix :math:`\Lambda`. Default: :func:`default_transitions`.
+        input: The matrix :math:`B`. Default: :func:`default_transitions`.
+        persistent: The matrix :math:`E`. None: no such term.
+        identity_mapping: The number :math:`\theta`. None: no identity mapping.
+        gates: Whether to train gates on state and message, shared by all layers.
+        readout: ``"node"``, or how nodes are pooled: ``"mean"``, ``"sum"``, ``"max"``.
+        checkpoint: What is kept for the backward pass: all (``"none"``), the state of
+            every layer (``"every"``), or of every :math:`\sqrt{L}`-th (``"sqrt"``); the
+            rest is computed again. Under ``torch.compile`` the compiler decides.
+        strength: The integration strength :math:`c` of the default matrices.
+        conv_kwargs: Passed to ``conv``.
+
+    Shapes:
+        - **input:** node features :math:`(N, F_\mathrm{in})`, edge indices
+          :math:`(2, E)`, edge weights :math:`(E)` *(optional)*, graph of each node
+          :math:`(N)` *(optional)*, edge features :math:`(E, D)` *(optional)*
+        - **output:** :math:`(N, F_\mathrm{out})`, or :math:`(G, F_\mathrm{out})` with
+          pooling
+
+    Raises:
+        TypeError: If ``conv`` or a matrix is of the wrong kind.
+        ValueError: If a number or a choice is not as described.
+
+    Example:
+        >>> GNNSSM(1433, 64, 7, num_layers=100)
+        GNNSSM(1433, 64, 7, num_layers=100, conv=GCNConv, act=ReLU(), state=Scalar(1,
+        channels=64), input=Centered(0.1, channels=64), data-free default)
+
+    References:
+        | On Vanishing Gradients, Over-Smoothing, and Over-Squashing in GNNs
+        | (Arroyo et al., 2025), https://arxiv.org/abs/2502.10818
+        | Simple and Deep Graph Convolutional Networks (Chen et al., 2020)
+        | https://arxiv.org/abs/2007.02133
+
+    Differs from the paper:
+        The paper's matrices (:math:`\Lambda = I` and a random :math:`B`) let the state
+        of a deep network grow; :meth:`paper` has them.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        num_layers: int,
+        conv: Callable[..., nn.Module] = torch_geometric.nn.GCNConv,
+        *,
+        act: str | Callable[[Tensor], Tensor] | None = "relu",
+        norm: str | Callable[[int], nn.Module] | None = None,
+        dropout: float = 0.0,
+        dropout_on: str = "output",
+        state: Transition | None = None,
+        input: Transition | None = None,
+        persistent: Transition | None = None,
+        identity_mapping: float | None = None,
+        gates: bool = False,
+        readout: str = "node",
+        checkpoint: str = "none",
+        strength: float = 1.0,
+        **conv_kwargs: Any,
+    ) -> None:
+        super().__init__()
+        check_sizes(
+            in_channels,
+            hidden_channels=hidden_channels,
+            out_channels=out_channels,
+            num_layers=num_layers,
+        )
+        check_choice("readout", readout, READOUTS)
+        check_choice("checkpoint", checkpoint, CHECKPOINTS)
+        check_choice("dropout_on", dropout_on, PLACES)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` must be in [0, 1). Got {dropout}.")
+        self.in_channels = in_channels
+        self.hidden_channels = hidden_channels
+        self.out_channels = out_channels
+        self.num_layers = num_layers
+        self.dropout = dropout
+        self.dropout_on = dropout_on
+        self.identity_mapping = identity_mapping
+        self.readout = readout
+        self.checkpoint = checkpoint
+        self.encoder = Linear(in_channels, hidden_channels)
+        self.convs = build_convs(
+            conv, hidden_channels, num_layers, identity_mapping, conv_kwargs
+        )
+        self.act = build_activation(act)
+        self.norms = build_norms(norm, hidden_channels, num_layers)
+        self._norm_takes_batch = bool(self.norms) and takes(self.norms[0], "batch")
+        self.decoder = Linear(hidden_channels, out_channels)
+        if not math.isfinite(strength):
+            raise ValueError(f"`strength` must be a finite number. Got {strength}.")
+        default = default_transitions(num_layers, self.act, strength)
+        given = state is not None or input is not None
+        self.origin = "given" if given else "data-free default"
+        self.state = as_transition("state", default[0] if state is None else state)
+        self.input = as_transition("input", default[1] if input is None else input)
+        self.persistent = as_part("persistent", persistent)
+        for part in self.transitions().values():
+            part.bind(hidden_channels)
+        self.gates = Gates(hidden_channels) if gates else None
+        first = self.inner_convs()[0]
+        self._taken = {name for name in OPTIONAL if takes(first, name)}
+        warn_if_growing(self.state, num_layers)
+
+    @classmethod
+    def paper(cls, *args: Any, seed: int = 0, **kwargs: Any) -> GNNSSM:
+        r"""The paper's matrices: :math:`\Lambda = I` and a fixed random :math:`B`.
+
+        Args:
+            args: Arguments of the class.
+            seed: Seed of :math:`B`.
+            kwargs: Keyword arguments of the class.
+
+        Example:
+            >>> GNNSSM.paper(3, 8, 2, num_layers=4).input
+            Dense(seed=0, scale=1, channels=8)
+        """
+        return cls(*args, state=Scalar(1.0), input=Dense(seed), **kwargs)
+
+    def transitions(self) -> dict[str, Transition]:
+        """Name -> matrix."""
+        names = ("state", "input", "persistent")
+        found = {name: self._modules.get(name) for name in names}
+        return {k: v for k, v in found.items() if isinstance(v, Transition)}
+
+    def inner_convs(self) -> list[nn.Module]:
+        """The convolutions, without what adds the identity mapping."""
+        if self.identity_mapping is None:
+            return list(self.convs)
+        return [conv.conv for conv in self.convs]  # pyright: ignore[reportReturnType]
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew."""
+        for module in self.children():
+            for part in module if isinstance(module, nn.ModuleList) else [module]:
+                reset = getattr(part, "reset_parameters", None)
+                if reset is not None:
+                    reset()
+
+    def train(self, mode: bool = True) -> GNNSSM:
+        """Switch the mode; warn if training has made the state grow."""
+        super().train(mode)
+        if self.state.trainable:
+            warn_if_growing(self.state, self.num_layers)
+        return self
+
+    def forward(
+        self,
+        x: Tensor,
+        edge_index: Any,
+        edge_weight: Tensor | None = None,
+        batch: Tensor | None = None,
+        edge_attr: Tensor | None = None,
+        *,
+        batch_size: int | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Node features to outputs of nodes or graphs."""
+        h = self.encoder(drop(x, self.dropout, self.training))
+        if torch.is_autocast_enabled(h.device.type):
+            h = h.to(self.encoder.weight.dtype)
+        given = {"edge_weight": edge_weight, "edge_attr": edge_attr, "batch": batch}
+        graph, given = self._graph(h, edge_index, given)
+        source = None if self.persistent is None else self.persistent(h)
+        h = self._propagate(h, source, graph, given | kwargs)
+        if self.readout != "node":
+            h = POOLS[self.readout](h, batch, batch_size)
+        return self.decoder(drop(h, self.dropout, self.training))
+
+    def _graph(
+        self, h: Tensor, edge_index: Any, given: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """What every layer is called with."""
+        weight = given["edge_weight"]
+        convs = self.inner_convs()
+        graph = adjacency_for(convs, edge_index, weight, h.size(0), h.dtype)
+        if graph is not None:
+            return graph, given | {"edge_weight": None}
+        if self.identity_mapping is not None:
+            smoothing = gcn_adjacency(edge_index, weight, h.size(0), dtype=h.dtype)
+            given = given | {"smoothing": smoothing}
+        return edge_index, given
+
+    def _propagate(
+        self, h: Tensor, source: Tensor | None, graph: Any, given: dict[str, Any]
+    ) -> Tensor:
+        """From the first state to the last."""
+        plain = self.checkpoint == "none" or torch.compiler.is_compiling()
+        if plain or _is_observed():
+            return self._run(h, source, graph, given, range(self.num_layers))
+        step = 1 if self.checkpoint == "every" else math.isqrt(self.num_layers)
+        for start in range(0, self.num_layers, step):
+            layers = range(start, min(start + step, self.num_layers))
+            h = recompute(  # pyright: ignore[reportAssignmentType]
+                self._run,
+                h,
+                source,
+                graph,
+                given,
+                layers,
+                use_reentrant=False,
+                preserve_rng_state=self.training,
+            )
+        return h
+
+    def _run(
+        self,
+        h: Tensor,
+        source: Tensor | None,
+        graph: Any,
+        given: dict[str, Any],
+        layers: range,
+    ) -> Tensor:
+        """Some layers, one after the other."""
+        for k in layers:
+            message = self._message(k, h, graph, given)
+            h = advance(h, message, self.state, self.input, source, self.gates)
+        return h
+
+    def _message(self, k: int, h: Tensor, graph: Any, given: dict[str, Any]) -> Tensor:
+        """What layer k computes from a state."""
+        if self.dropout_on == "input":
+            h = drop(h, self.dropout, self.training)
+        extras = {
+            name: value
+            for name, value in given.items()
+            if value is not None and (name not in OPTIONAL or name in self._taken)
+        }
+        message = self.convs[k](h, graph, **extras)
+        if message.size(-1) != self.hidden_channels:
+            raise ValueError(
+                f"{type(self.inner_convs()[k]).__name__} must keep the width "
+                f"{self.hidden_channels} of the state. It returns {message.size(-1)}: "
+                "pass it a narrower output, or `concat=False` for attention heads."
+            )
+        if self.norms is not None:
+            batch = (given["batch"],) if self._norm_takes_batch else ()
+            message = self.norms[k](message, *batch)
+        message = self.act(message)
+        if self.dropout_on == "output":
+            message = drop(message, self.dropout, self.training)
+        return message
+
+    def __repr__(self) -> str:
+        conv = type(self.inner_convs()[0]).__name__
+        parts = [f"conv={conv}", f"act={getattr(self.act, '__name__', self.act)}"]
+        parts += [f"{name}={part}" for name, part in self.transitions().items()]
+        return (
+            f"{type(self).__name__}({self.in_channels}, {self.hidden_channels}, "
+            f"{self.out_channels}, num_layers={self.num_layers}, {', '.join(parts)}, "
+            f"{self.origin})"
+        )
+
+
+def _is_observed() -> bool:
+    """Whether a mode sees every call of torch, as ``graphfathom.diagnose`` does.
+
+    It would take the bookkeeping of ``torch.utils.checkpoint`` for a part of the
+    network. The mode that sets a default device is none of these.
+    """
+    modes = torch.overrides._get_current_function_mode_stack()
+    return any(not isinstance(mode, DeviceContext) for mode in modes)

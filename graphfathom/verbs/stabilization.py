@@ -1,0 +1,177 @@
+"""Stabilize: the same network in state-space form, at any depth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphfathom.calibration import LABELS, Calibration, calibrate, measure_both
+from graphfathom.diagnostics.report import Finding, Report
+from graphfathom.diagnostics.trace import BYTE_BUDGET
+from graphfathom.nn.transition import Centered, Scalar, Transition
+from graphfathom.problem import Problem
+from graphfathom.rewrite import StateSpaceModel, to_state_space
+from graphfathom.verbs.diagnosis import Session
+
+__all__ = ["before_after", "stabilize"]
+
+
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
+def stabilize(
+    model: nn.Module | Problem,
+    data: Any = None,
+    *,
+    forward_fn: Callable[[nn.Module, Any], Tensor] | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    target: Tensor | str | None = None,
+    mask: Tensor | str | None = None,
+    layers: str | None = None,
+    strength: float | None = None,
+    state: Transition | None = None,
+    input: Transition | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> nn.Module:
+    r"""Give a network the state-space form, calibrated on its data.
+
+    .. math:: H_{k+1} = r H_k + \beta F_k(H_k) B^\top, \qquad \beta = c / \sqrt L
+
+    with :math:`F_k` everything between two states of the network. The layers and the
+    trainable parameters stay the same; :math:`B = I - 11^\top / d` takes the mean over
+    the channels off, along which ReLU and GELU push every state. The strength c and r
+    are chosen by :func:`~graphfathom.calibration.calibrate`.
+
+    Args:
+        model: The network, or a :class:`~graphfathom.problem.Problem`, which already
+            holds the next five arguments. It is not changed.
+        data: What it runs on; see :class:`~graphfathom.problem.Problem`.
+        forward_fn: How to call it, if not by name.
+        loss: ``loss(output, target)``, if it is not to be inferred.
+        target: Labels, or their name in the data.
+        mask: Rows that enter the loss, or their name in the data.
+        layers: Pattern of the names of the modules that are layers, e.g.
+            ``"convs.*"``. Default: message passing is found by role.
+        strength: Take this c. Default: the largest that meets the criteria.
+        state: Another state matrix; its scale is calibrated.
+        input: Another input matrix; its scale is calibrated.
+        seed: Seed of dropout and of the random probes.
+        progress: Called with a sentence per strength tried.
+
+    Returns:
+        The stabilized copy. ``print(deep.calibration)`` shows what was chosen and the
+        criteria before and after; ``graphfathom.unwrap(deep)`` is the network without
+        the state, with the parameters it has then.
+
+    Raises:
+        TypeError: If an argument is of the wrong kind.
+        RewriteError: If the network has no state-space form or carries a state that
+            cannot be scaled.
+        CalibrationError: If no strength meets the criteria.
+
+    Example:
+        >>> from torch_geometric.nn import GCN
+        >>> data = graphfathom.datasets.csbm(60, 3, avg_degree=4, homophily=0.8, seed=0)
+        >>> gcn = GCN(data.num_features, 16, num_layers=32, out_channels=3)
+        >>> deep = stabilize(gcn, data)
+        >>> deep.calibration.after[0].failures()
+        ()
+    """
+    if isinstance(model, Problem):
+        problem = model
+    else:
+        problem = Problem(model, data, forward_fn, loss, target, mask)
+    # H+ = 0 H + F(H) I is the network as it is.
+    form = to_state_space(
+        problem.model, problem, state=Scalar(0.0), input=Scalar(1.0), layers=layers
+    )
+    deep = problem.replace(form, problem.data)
+    before = measure_both(deep, seed)
+    _set_transitions(form, state, input)
+    found = calibrate(deep, strength=strength, seed=seed, progress=progress)
+    counts = _trainable(problem.model), _trainable(form)
+    form.calibration = replace(found, before=before, parameters=counts)
+    return form
+
+
+def _trainable(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _set_transitions(
+    form: StateSpaceModel,
+    state: Transition | None,
+    input: Transition | None,
+) -> None:
+    """The matrices whose scales are still to be found."""
+    if form.carries and state is None and input is None:
+        return
+    # Over two channels or fewer the centred message has nothing left to say.
+    centered = not form.carries and form.input.channels > 2
+    plain = Centered() if centered else Scalar()
+    form.set_transitions(state or Scalar(), input or plain)
+
+
+def before_after(problem: Problem, deep: nn.Module, *, seed: int = 0) -> Report:
+    """Diagnose a stabilized network, with the original one measured beside it.
+
+    Args:
+        problem: The problem of the original network.
+        deep: What :func:`stabilize` returned for it.
+        seed: Seed of the random probes.
+
+    Returns:
+        The diagnosis of ``deep``; the run ``"original"`` is the network as it was.
+
+    Raises:
+        TypeError: If ``deep`` was not stabilized.
+    """
+    calibration = getattr(deep, "calibration", None)
+    if not isinstance(calibration, Calibration):
+        raise TypeError(
+            "`deep` must be the result of stabilize. Got "
+            f"{type(deep).__name__} without a calibration."
+        )
+    session = Session(problem.replace(deep, problem.data), None, seed, BYTE_BUDGET)
+    session.measure()
+    with session.stage("original network"):
+        session.measure_control("original", problem)
+    report = session.report("none")
+    finding = _finding(calibration)
+    return replace(
+        report,
+        findings=(*report.findings, finding),
+        settings={**report.settings, "calibration": calibration.to_dict()},
+    )
+
+
+def _finding(calibration: Calibration) -> Finding:
+    """The calibration in the words of a report."""
+    evidence = []
+    for name, label in LABELS.items():
+        values = [
+            ", ".join(_number(getattr(c, name)) for c in runs)
+            for runs in (calibration.before, calibration.after)
+        ]
+        evidence.append(f"{label}: {values[0]} before, {values[1]} after.")
+    radius, scale = calibration.radius, calibration.input_scale
+    return Finding(
+        name="state-space-form",
+        title=(
+            f"In state-space form with r = {radius:.5g} and messages scaled by "
+            f"{scale:.3g}"
+        ),
+        severity="note",
+        where=f"{calibration.num_steps} steps",
+        evidence=("In train and eval mode each:", *evidence),
+        advice=(),
+        source="graphfathom.calibration: criteria (a) to (d)",
+    )
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3g}"
