@@ -19,8 +19,9 @@ help:  ## Show the targets.
 
 setup: $(VENV)/.installed  ## Create .venv with everything a developer needs.
 
-demo: $(VENV)/.core  ## Diagnose a 64-layer GCN on Cora and write report/.
+demo: $(VENV)/.core  ## Diagnose a 64-layer GCN on Cora, stabilize and train it; write report/.
 	$(BIN)/graphfathom diagnose Cora --model gcn --layers 64 --out report/
+	$(BIN)/graphfathom stabilize Cora --model gcn --layers 64 --out report/stabilized/
 
 test: check  ## Lint, type check and all fast tests.
 	$(PYTEST) -n 2 --quiet

@@ -1,9 +1,9 @@
 """A training step of a deep GCN on one shared adjacency, against PyG's own stack.
 
 Command: ``python benchmarks/deep_step.py`` (about two minutes on two cores).
-Expected: at least 2.5 times faster. A step is forward, loss and backward on Cora's graph
-from features of width 64; projecting the raw features and the optimizer's step, the same
-for both, are left out. The peer is ``torch_geometric.nn.GCN`` called with
+Expected: at least 2.5 times faster. A step is forward, loss and backward on Cora's
+graph from features of width 64; what is the same for both, projecting the raw features
+and the optimizer's step, is left out. The peer is ``torch_geometric.nn.GCN`` on
 ``edge_index``. Ours are the same parameters in layers that share an adjacency, built
 anew in every step and timed with it. Gradients of all parameters must agree in float64,
 or the script fails. ``ratio`` is that of the worst depth. For information: PyG with a
@@ -113,7 +113,7 @@ def main() -> int:
             "claim": "deep_step",
             **rows[worst],
             "unit": "milliseconds of forward, loss and backward; medians",
-            "size": f"GCN, width {WIDTH}, {name}; the worst of {depths} layers: {worst}",
+            "size": f"GCN, width {WIDTH}, {name}; worst of {depths} layers: {worst}",
             "rounds": rounds,
             "by_depth": rows,
         },

@@ -223,7 +223,7 @@ def check_placement(model: nn.Module, data: Any) -> None:
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(
                 f"Parameter `{name}` has no shape yet (lazy width -1): run the model "
-                "once on the data, then diagnose it."
+                "once on the data first."
             )
     parameters = [p for p in model.parameters() if p.is_floating_point()]
     features = [t for t in leaf_tensors(data) if t.is_floating_point()]

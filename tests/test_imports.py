@@ -26,7 +26,8 @@ LADDER: dict[str, set[str]] = {
     "datasets": {"transforms"},
     "theory": {"linalg"},
     "diagnostics": {"validation", "problem", "linalg", "theory"},
-    "rewrite": {"nn", "diagnostics.trace"},
+    # To record a network and to run it as a diagnosis does; a trace is not needed.
+    "rewrite": {"nn", "diagnostics", "problem", "validation"},
     "calibration": {"nn", "rewrite", "diagnostics", "problem", "validation"},
     "environment": {"datasets"},
     "inputs": {"datasets", "nn", "validation", "problem"},

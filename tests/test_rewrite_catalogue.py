@@ -25,7 +25,7 @@ PARALLEL = "read the same state side by side"
 
 REFUSED = {
     "DeepGCN dense": "has no step: .*`layers.0` 2 -> 4, `layers.1` 4 -> 8",
-    "DeepGCN res+ checkpointed": "No message-passing layer was found",
+    "DeepGCN res+ checkpointed": "has no message-passing layer",
     "GCNII": SEVERAL,
     "APPNP": ITERATES,
     "AntiSymmetricConv": ITERATES,
@@ -43,12 +43,12 @@ REFUSED = {
     "edge states": "returns a tuple of 2 items, and a state is one tensor",
     "x = x + h": BESIDE,
     "x += h": BESIDE,
-    "x.add_(h)": "changed in place",
+    "x.add_(h)": BESIDE,
     "x[:, :2] += h[:, :2]": "changed in place",
     "parallel convs": PARALLEL,
     "returns a tuple": "must return one tensor",
     "returns a dict": "must return one tensor",
-    "no messages": "No message-passing layer was found",
+    "no messages": "has no message-passing layer",
 }
 """Name -> what is said of it."""
 

@@ -68,8 +68,8 @@ class Calibration:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain Python values."""
-        return asdict(self)
+        """Plain Python values, ready for JSON."""
+        return _plain(asdict(self))
 
     def __str__(self) -> str:
         lines = [
@@ -86,6 +86,13 @@ class Calibration:
             heads = [f"{n}, {c.mode}" for n, c in zip(names, runs, strict=True)]
             lines += ["", _line("", heads), *_rows(runs)]
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+
+def _plain(value: Any) -> Any:
+    """Lists for tuples, as JSON gives them back."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _rows(runs: list[Criteria]) -> Iterator[str]:

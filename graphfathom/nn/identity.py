@@ -66,17 +66,18 @@ class IdentityMappedConv(nn.Module):
         **kwargs: Any,
     ) -> Tensor:
         """Node features to node features."""
-        if isinstance(edge_index, Adjacency) and isinstance(self.conv, GCNConv):
+        if isinstance(edge_index, Adjacency):
+            smoothing = edge_index
+        if smoothing is edge_index and isinstance(self.conv, GCNConv):
             weight = self.conv.lin.weight
             one = torch.eye(*weight.shape, dtype=weight.dtype, device=weight.device)
             # Of the weights and not of the features: these are many times larger.
             mixed = F.linear(x, torch.lerp(one, weight, self.beta))
             out, bias = propagate(edge_index, mixed), self.conv.bias
             return out if bias is None else torch.add(out, bias, alpha=self.beta)
-        if isinstance(edge_index, Adjacency):
-            smoothing = edge_index
         if smoothing is None:
-            smoothing = gcn_adjacency(edge_index, num_nodes=x.size(0), dtype=x.dtype)
+            graph: Any = edge_index
+            smoothing = gcn_adjacency(graph, num_nodes=x.size(0), dtype=x.dtype)
         message = self.conv(x, edge_index, *args, **kwargs)
         return torch.lerp(propagate(smoothing, x), message.to(x.dtype), self.beta)
 

@@ -8,14 +8,13 @@ import torch
 from torch import nn
 
 from graphfathom.diagnostics.sandbox import Sandbox, copy_model, judged_mode
-from graphfathom.diagnostics.trace import capture
 from graphfathom.nn.abstract_state_space import AbstractStateSpace, as_transition
 from graphfathom.nn.models import GNNSSM
 from graphfathom.nn.transition import Transition
 from graphfathom.problem import Problem, unwrap_model
 from graphfathom.rewrite import owned, points
 from graphfathom.rewrite.form import RewriteError, StateSpaceModel
-from graphfathom.rewrite.plan import Plan, find_plan, owned_plan
+from graphfathom.rewrite.plan import Plan, States, find, find_plan, owned_plan
 from graphfathom.rewrite.survey import Survey, survey
 from graphfathom.validation import check_placement
 
@@ -77,21 +76,24 @@ def to_state_space(
     """
     as_transition("state", state)
     as_transition("input", input)
+    if not isinstance(problem, Problem):
+        raise TypeError(
+            f"`problem` must be a Problem. Got {type(problem).__name__}: pass "
+            "Problem(model, data)."
+        )
     model = _checked_model(model)
     check_placement(model, problem.data)
     problem = problem.replace(model, problem.data)
-    trace = None
-    if layers is None and owned.is_owned(model):
-        names = tuple(f"convs.{i}" for i in range(len(model.convs)))  # pyright: ignore
-    else:
-        trace = capture(problem, layers, dtype=None)
-        names = trace.layers
     box = Sandbox(problem, judged_mode(problem))
-    found = survey(box, names)
-    plan = owned_plan(found) if layers is None else None
-    if plan is None:
-        assert trace is not None  # owned models have a plan or are refused
-        plan = find_plan(box, found, trace)
+    if layers is None and owned.is_owned(model):
+        # Its layers are known, and need no search.
+        convs = range(len(model.convs))  # pyright: ignore[reportArgumentType]
+        states = States(tuple(f"convs.{i}" for i in convs))
+    else:
+        states = find(box, layers)
+    found = survey(box, states.layers)
+    plan = None if layers is not None else owned_plan(found)
+    plan = plan or find_plan(box, found, states)
     return _build(copy_model(model), plan, found, state, input)
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import nn
 from torch_geometric.nn import MLP
 from torch_geometric.nn import Linear as PyGLinear
 
+from graphfathom.diagnostics.recorder import record
 from graphfathom.diagnostics.sandbox import Sandbox
-from graphfathom.diagnostics.trace import Trace
+from graphfathom.diagnostics.states import find_states
 from graphfathom.rewrite import owned
 from graphfathom.rewrite.form import RewriteError
 from graphfathom.rewrite.survey import Call, Survey, Trail
@@ -38,6 +38,48 @@ class Plan:
     carries: bool = False
 
 
+@dataclass(frozen=True)
+class States:
+    """What separates a network, without regard to its modules."""
+
+    layers: tuple[str, ...]
+    """Names of what passes messages, in order."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Number of tensors behind each layer, and of those that are handed on."""
+    ends_in_state: bool = False
+    """Whether the output is the last state."""
+
+
+def find(box: Sandbox, layers: str | None) -> States:
+    """Record a network and find its states.
+
+    Args:
+        box: The network on its data, which may be run freely.
+        layers: Pattern of the names of the modules that are layers.
+
+    Raises:
+        RewriteError: If no messages are passed, or states cannot be told apart.
+    """
+    with box.running() as problem:
+        recording = record(problem, layers)
+    plan = find_states(recording)
+    title = type(box.problem.model).__name__
+    if plan is None:
+        asked = f" that matches {layers!r}" if layers else ""
+        raise RewriteError(
+            f"{title} has no message-passing layer{asked} between its features and its "
+            "output, and so no step. If its layers are modules of your own, name them, "
+            'e.g. `layers="convs.*"`.'
+        )
+    if isinstance(plan, str):
+        raise RewriteError(f"{title} cannot be cut between its layers: {plan}.")
+    frames = [set(f) - taps for f, taps in zip(plan.frames, plan.taps, strict=True)]
+    pairs = list(pairwise(frames[1:-1]))
+    sizes = tuple((len(after), len(after & before)) for before, after in pairs)
+    ends = frames[-2] == {recording.output_value}
+    return States(plan.layers, sizes, ends)
+
+
 def owned_plan(found: Survey) -> Plan | None:
     """The plan of a model of PyG, None if the layers are in no such model."""
     scope = found.scope
@@ -54,13 +96,13 @@ def owned_plan(found: Survey) -> Plan | None:
     return Plan("structural", scope.name, names, indices=steps)
 
 
-def find_plan(box: Sandbox, found: Survey, trace: Trace) -> Plan:
+def find_plan(box: Sandbox, found: Survey, states: States) -> Plan:
     """The plan of any network, by what its forward does.
 
     Args:
         box: The network on its data, which may be run freely.
         found: Its calls.
-        trace: Its states.
+        states: Its states.
 
     Raises:
         RewriteError: If there is none; the message says why.
@@ -79,10 +121,10 @@ def find_plan(box: Sandbox, found: Survey, trace: Trace) -> Plan:
     for calls in single:
         try:
             plan = _block_plan(box, found, calls)
-            return plan or _boundary_plan(box, found, calls, trace)
+            return plan or _boundary_plan(box, found, calls, states)
         except RewriteError as reason:
             reasons.append(reason)
-    _check_trace(trace, found)
+    _check_states(states, found)
     raise reasons[0]  # of the widest modules: these are what the caller calls layers
 
 
@@ -194,7 +236,7 @@ def _block_plan(box: Sandbox, found: Survey, calls: list[Call]) -> Plan | None:
 
 
 def _boundary_plan(
-    box: Sandbox, found: Survey, calls: list[Call], trace: Trace
+    box: Sandbox, found: Survey, calls: list[Call], states: States
 ) -> Plan:
     """The plan that puts states in at the inputs of the layers.
 
@@ -202,7 +244,7 @@ def _boundary_plan(
         RewriteError: If something passes beside the inputs of the layers.
     """
     reason = ""
-    for last in _last_points(found, calls, trace):
+    for last in _last_points(found, calls, states):
         shapes = [_input(call).shape for call in calls]
         if last.call is not calls[-1] or last.at_output:
             shapes.append(last.trail.shape)
@@ -218,7 +260,7 @@ def _boundary_plan(
     raise RewriteError(_bypassed(found, reason))
 
 
-def _last_points(found: Survey, calls: list[Call], trace: Trace) -> Iterator[Point]:
+def _last_points(found: Survey, calls: list[Call], states: States) -> Iterator[Point]:
     """Where the state behind the last layer may be, the best place first."""
     last, scope = calls[-1], found.scope
     if _output(last).shape != _input(last).shape:
@@ -236,7 +278,9 @@ def _last_points(found: Survey, calls: list[Call], trace: Trace) -> Iterator[Poi
             yield Point(call)
             break
         outputs.append(call)
-    if scope.value is not None and torch.equal(scope.value, trace.states[-1].main):
+    whole = scope.output is not None and scope.output.shape == _output(last).shape
+    # What a module inside of the network returns is no read-out.
+    if whole and (scope.name or states.ends_in_state):
         yield Point(scope, at_output=True)
     for call in reversed(outputs):
         yield Point(call, at_output=True)
@@ -254,25 +298,19 @@ def _bypassed(found: Survey, reason: str) -> str:
     )
 
 
-def _check_trace(trace: Trace, found: Survey) -> None:
+def _check_states(states: States, found: Survey) -> None:
     """Refuse a state of several tensors.
 
     Raises:
-        RewriteError: If there is one; the message names them.
+        RewriteError: If there is one.
     """
-    for layer, state in zip(trace.layers, trace.states[1:], strict=True):
-        names = [name for name in state.names if name not in state.taps]
-        if len(names) > 1:
-            title = type(found.scope.module).__name__
-            handed = ", ".join(
-                f"{name} (state {name.split('@')[1]}, handed on)"
-                if "@" in name
-                else name
-                for name in names
-            )
+    for layer, (size, handed) in zip(states.layers, states.sizes, strict=True):
+        if size > 1:
+            kinds = f"{size - handed} new"
+            kinds += f" and {handed} handed on from before" if handed else ""
             raise RewriteError(
-                f"{title} already carries a state: behind `{layer}` it needs "
-                f"{len(names)} tensors, {handed}. Scale the step where its forward "
-                "writes it, `x = x + step * h`, or build a GNNSSM, which can read its "
-                "first state in every layer (`persistent`)."
+                f"{type(found.scope.module).__name__} already carries a state: behind "
+                f"`{layer}` it needs {size} tensors ({kinds}). Scale the step where "
+                "its forward writes it, `x = x + step * h`, or build a GNNSSM, which "
+                "can read its first state in every layer (`persistent`)."
             )

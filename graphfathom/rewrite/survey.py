@@ -61,8 +61,6 @@ class Call:
     """What it returned, if that is a tensor."""
     layers: int = 0
     """Number of calls of layers inside."""
-    value: Tensor | None = None
-    """What it returned, if several layers are inside."""
 
     def encloses(self, other: Call) -> bool:
         """Whether another call was made inside of this one, or is this one."""
@@ -136,8 +134,6 @@ class _Log:
         call.returns = _kind(output)
         if call.parent is not None:
             call.parent.layers += call.layers + (call.name in self.layers)
-        if call.layers > 1 and isinstance(output, Tensor):
-            call.value = output
 
 
 def _kind(value: Any) -> str:

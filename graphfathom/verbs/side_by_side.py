@@ -313,23 +313,23 @@ def _table(rows: tuple[Trained, ...]) -> Iterator[str]:
     ]
     chosen = [s for s in splits if s != "train"] if any(r.best for r in rows) else []
     wide = max([len("network"), *(len(row.network) for row in rows)]) + 2
-    last = f"{'last epoch':>{7 * len(splits) + 8}}"
-    best = f"{'best validation epoch':>{7 * len(chosen) + 9}}" if chosen else ""
-    yield f"  {'':<{wide}}{'':>20}{last}{best}"
-    names = [f"{name:>7}" for name in splits] + [f"{'loss':>8}"]
-    names += [f"{'epoch':>9}", *(f"{name:>7}" for name in chosen)] if chosen else []
-    head = f"{'layers':>8}{'parameters':>12}"
-    yield f"  {'network':<{wide}}{head}{''.join(names)}{'seconds':>9}"
+    last = f"{'last epoch':>{7 * len(splits) + 10}}"
+    best = f"{'best validation epoch':>{7 * len(chosen) + 8}}" if chosen else ""
+    yield f"  {'':<{wide}}{'':>19}{last}{best}"
+    names = [f"{name:>7}" for name in splits] + [f"{'loss':>10}"]
+    names += [f"{'epoch':>8}", *(f"{name:>7}" for name in chosen)] if chosen else []
+    head = f"{'layers':>8}{'parameters':>11}"
+    yield f"  {'network':<{wide}}{head}{''.join(names)}{'seconds':>8}"
     for row in rows:
         cells = [_percent(row.last.accuracy.get(name)) for name in splits]
-        cells.append(f"{row.last.loss:>8.3g}")
+        cells.append(f"{row.last.loss:>10.3g}")
         if chosen and row.best is None:
-            cells.append(f"{'-':>9}" + f"{'-':>7}" * len(chosen))
+            cells.append(f"{'-':>8}" + f"{'-':>7}" * len(chosen))
         elif chosen and row.best is not None:
-            cells.append(f"{row.best.epoch:>9}")
+            cells.append(f"{row.best.epoch:>8}")
             cells += [_percent(row.best.accuracy.get(name)) for name in chosen]
-        head = f"{row.layers:>8}{row.parameters:>12,}"
-        yield f"  {row.network:<{wide}}{head}{''.join(cells)}{row.seconds:>9.1f}"
+        head = f"{row.layers:>8}{row.parameters:>11,}"
+        yield f"  {row.network:<{wide}}{head}{''.join(cells)}{row.seconds:>8.1f}"
 
 
 def _percent(share: float | None) -> str:

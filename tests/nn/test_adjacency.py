@@ -15,7 +15,7 @@ from torch.utils import _pytree
 from torch_geometric import EdgeIndex
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
-from graphfathom.nn.adjacency import FLOWS, Adjacency, by_sorting, gcn_adjacency
+from graphfathom.nn.adjacency import FLOWS, Adjacency, ascending, gcn_adjacency
 
 SEVEN_NODES = {
     "random": graphs.random_graph(7).edge_index,
@@ -107,11 +107,10 @@ def test_a_compiled_graph_has_the_same_matrix() -> None:
         )
 
 
-@GRAPH
-def test_counting_and_sorting_give_the_same_order(name: str) -> None:
-    source, target = SEVEN_NODES[name]
-    counted = torch.ops.graphfathom.compress(source, target, SIZE)
-    assert_close(by_sorting(source, target, SIZE), counted)
+@pytest.mark.parametrize("size", [1, 50, 2**16 - 1, 2**16, 2**16 + 1, 2**33])
+def test_the_order_is_that_of_a_stable_sort(size: int) -> None:
+    index = torch.randint(size, (3000,)).repeat(2)
+    assert torch.equal(ascending(index, size), index.sort(stable=True).indices)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
