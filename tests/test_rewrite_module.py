@@ -1,4 +1,4 @@
-"""A rewritten network as a torch module: copies, precision, compiling, wrong calls."""
+"""A rewritten network as a torch module: copies, precision, compiling, checkpoints."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import inspect
 import io
 import pickle
 import random
-import threading
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from graphs import random_graph
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from rewritten import FORMS, WIDTH, Blocks, Frame, call, gcn, rewrite
+from torch import nn
 from torch_geometric.nn import (
     GCN,
     DeepGCNLayer,
@@ -29,92 +26,9 @@ from graphfathom.problem import Problem
 from graphfathom.rewrite import (
     RewriteError,
     StateSpaceModel,
-    StepError,
     to_state_space,
     unwrap,
 )
-
-WIDTH = 6
-
-
-class Frame(nn.Module):
-    """Hand-written network whose layers can be called in unusual ways."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.Linear(3, WIDTH)
-        self.convs = nn.ModuleList(GCNConv(WIDTH, WIDTH) for _ in range(3))
-        self.readout = nn.Linear(WIDTH, 2)
-        self.habit = ""
-
-    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        x = self.encoder(x)
-        convs = list(self.convs)
-        if self.habit == "reversed":
-            convs = convs[::-1]
-        if self.habit == "early":
-            convs = convs[:2]
-        for conv in convs:
-            if self.habit == "checkpoint" and conv is not convs[0]:
-                x = checkpoint(conv, x, edge_index, use_reentrant=False)
-            else:
-                x = conv(x, edge_index)
-            x = x.relu()
-            if self.habit == "recursive":
-                self.habit = ""
-                self(torch.ones(8, 3), edge_index)
-            if self.habit == "fails":
-                raise RuntimeError("on purpose")
-        return x if self.habit == "early" else self.readout(x)
-
-
-class Blocks(nn.Module):
-    """DeepGCN, whose blocks map a state to the next one."""
-
-    def __init__(self, *, checkpointed: bool = False) -> None:
-        super().__init__()
-        self.encoder = nn.Linear(3, WIDTH)
-        self.blocks = nn.ModuleList(
-            DeepGCNLayer(GCNConv(WIDTH, WIDTH), act=nn.ReLU(), block="plain")
-            for _ in range(3)
-        )
-        self.readout = nn.Linear(WIDTH, 2)
-        self.checkpointed = checkpointed
-
-    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        x = self.encoder(x)
-        for block in self.blocks:
-            if self.checkpointed:
-                x = checkpoint(block, x, edge_index, use_reentrant=False)
-            else:
-                x = block(x, edge_index)
-        return self.readout(x)
-
-
-def gcn() -> nn.Module:
-    return GCN(3, WIDTH, num_layers=5, out_channels=2, norm="batch_norm", dropout=0.1)
-
-
-FORMS: dict[str, Callable[[], nn.Module]] = {
-    "structural": gcn,
-    "block": Blocks,
-    "boundary": Frame,
-}
-
-
-def rewrite(model: nn.Module, state: Any = None, message: Any = None) -> Any:
-    problem = Problem(model, random_graph())
-    return to_state_space(
-        model,
-        problem,
-        state=state or Scalar(0.9),
-        input=message or Scalar(0.3),
-    )
-
-
-def call(form: nn.Module) -> Tensor:
-    data = random_graph()
-    return form(data.x.to(next(form.parameters()).dtype), data.edge_index)
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -236,7 +150,8 @@ def test_checkpoints_travel_both_ways(name: str) -> None:
 def test_trained_matrices_are_parameters() -> None:
     form = rewrite(gcn(), Dense(seed=0, trainable=True), Scalar(0.1))
     extra = form.state_dict().keys() - gcn().state_dict().keys()
-    assert extra and all(key.startswith("state_space.state.") for key in extra)
+    assert extra
+    assert all(key.startswith("state_space.state.") for key in extra)
     call(form).sum().backward()
     assert all(p.grad is not None for p in form.state.parameters())
 
@@ -277,99 +192,6 @@ def test_layers_are_trimmed_as_by_pyg() -> None:
         form(x, edges, torch.ones(6), torch.ones(6), **hops)
 
 
-@pytest.mark.parametrize(
-    ("habit", "message"),
-    [
-        ("reversed", r"`convs.2` of Frame was called when convs.0 was due"),
-        ("early", r"ended after 2 of 4 states: `convs.2` was not called"),
-        ("recursive", "called while it runs"),
-    ],
-)
-def test_a_forward_that_changes_is_refused(habit: str, message: str) -> None:
-    form = rewrite(Frame())
-    expected = call(form)
-    form.layer.habit = habit
-    with pytest.raises(StepError, match=message):
-        call(form)
-    form.layer.habit = ""
-    assert torch.equal(call(form), expected)
-
-
-def test_after_an_error_the_next_run_is_right() -> None:
-    form = rewrite(Frame())
-    expected = call(form)
-    form.layer.habit = "fails"
-    with pytest.raises(RuntimeError, match="on purpose"):
-        call(form)
-    form.layer.habit = ""
-    assert torch.equal(call(form), expected)
-
-
-def test_a_layer_alone_has_no_state() -> None:
-    form, data = rewrite(Frame()), random_graph()
-    with pytest.raises(
-        StepError, match=r"`convs.1` of Frame was called outside of its"
-    ):
-        form.convs[1](torch.randn(8, WIDTH), data.edge_index)
-
-
-def test_recomputation_is_refused_at_the_boundary() -> None:
-    form = rewrite(Frame())
-    form.layer.habit = "checkpoint"
-    out = call(form)
-    with pytest.raises(StepError, match="recomputed by torch.utils.checkpoint"):
-        out.sum().backward()
-
-
-def test_recomputation_of_all_layers_is_right() -> None:
-    form, data = rewrite(Frame()), random_graph()
-    expected = torch.autograd.grad(call(form).sum(), list(form.parameters()))
-    out = checkpoint(form, data.x, data.edge_index, use_reentrant=False)
-    found = torch.autograd.grad(out.sum(), list(form.parameters()))
-    torch.testing.assert_close(found, expected)
-
-
-def test_recomputation_of_blocks_is_right() -> None:
-    form = rewrite(Blocks())
-    expected = torch.autograd.grad(call(form).sum(), list(form.parameters()))
-    form.layer.checkpointed = True
-    found = torch.autograd.grad(call(form).sum(), list(form.parameters()))
-    torch.testing.assert_close(found, expected)
-
-
-def test_a_second_thread_is_refused() -> None:
-    form = rewrite(Frame())
-    inside, go = threading.Event(), threading.Event()
-
-    def wait(*_: Any) -> None:
-        inside.set()
-        go.wait(10)
-
-    handle = form.layer.readout.register_forward_pre_hook(wait)
-    expected: list[Tensor] = []
-    thread = threading.Thread(target=lambda: expected.append(call(form)))
-    thread.start()
-    inside.wait(10)
-    handle.remove()
-    with pytest.raises(StepError, match="by another thread"):
-        call(form)
-    go.set()
-    thread.join()
-    assert torch.equal(expected[0], call(form))
-
-
-def test_a_state_changed_in_place_is_refused_when_it_happens() -> None:
-    form = rewrite(Frame())
-
-    def spoil(module: nn.Module, args: Any, output: Tensor) -> None:
-        with torch.no_grad():
-            args[0].add_(1.0)
-
-    form.convs[1].register_forward_hook(spoil)
-    with pytest.raises(StepError, match=r"changed in place by `convs.1`"):
-        call(form)
-
-
 def test_hooks_of_the_caller_stay() -> None:
     model = Frame()
     seen: list[str] = []
@@ -386,7 +208,8 @@ def test_modes_of_single_modules_stay() -> None:
     model.norms[1].eval()
     form = rewrite(model)
     assert not form.layer.norms[1].training
-    assert form.training and form.layer.norms[0].training
+    assert form.training
+    assert form.layer.norms[0].training
 
 
 def test_carrying_layers_take_convex_pairs_only() -> None:
@@ -424,13 +247,3 @@ def test_messages_of_another_shape_are_refused() -> None:
 def test_repr() -> None:
     first = repr(rewrite(Frame())).splitlines()[:2]
     assert first == ["StateSpaceModel(", "  form=boundary, num_steps=3"]
-
-
-def test_segment_refuses_wrong_states() -> None:
-    form = rewrite(Frame())
-    with pytest.raises(
-        ValueError, match="0 <= i <= j <= 3, the states. Got i = 2, j = 1"
-    ):
-        form.segment(2, 1, lambda: None)
-    with pytest.raises(StepError, match="did not run Frame up to state 1"):
-        form.segment(0, 1, lambda: None)(torch.ones(8, WIDTH))

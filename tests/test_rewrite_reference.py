@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -76,10 +77,7 @@ def basic_reference(model: Any, x: Tensor, edge_index: Tensor, pair: Any) -> Ten
     for i, (conv, norm) in enumerate(zip(model.convs, model.norms, strict=True)):
         h = conv(x, edge_index)
         if i < last or model.jk_mode:
-            if model.act_first:
-                h = norm(model.act(h))
-            else:
-                h = model.act(norm(h))
+            h = norm(model.act(h)) if model.act_first else model.act(norm(h))
         equal = h.shape == x.shape
         x = x @ keep.T + h @ take.T if equal else h
         taps.append(x)
@@ -157,7 +155,7 @@ def test_dropout_never_touches_the_state() -> None:
     data = random_graph()
     with form.watch() as states:
         form(data.x, data.edge_index)
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in itertools.pairwise(states):
         dropped = (after - before) == 0
         assert 0.3 < dropped.double().mean() < 0.9  # ReLU and dropout
 

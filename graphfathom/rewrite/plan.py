@@ -256,7 +256,7 @@ def _boundary_plan(
             names = tuple(calls[i].name for i in steps)
             scope, carries = found.scope.name, verdict.carries
             return Plan("boundary", scope, names, tuple(ends), carries=carries)
-        reason = reason or verdict.reason
+        reason = verdict.reason  # of the nearest point behind the layer, at last
     raise RewriteError(_bypassed(found, reason))
 
 
