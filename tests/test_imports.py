@@ -47,6 +47,10 @@ LAZY = {"diagnostics.report": {"html", "plotting", "terminal"}}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 40
 REASONS = {
+    "graphfathom/nn/models.py": "one network, whose options are documented in place",
+    "graphfathom/nn/models.py::__init__": "one line for each of its options",
+    "tests/nn/test_models.py": "one network with many options",
+    "tests/nn/test_state_space.py": "one wrapper around every layer of PyG",
     "graphfathom/plotting.py": "eight figures share one way of drawing",
 }
 """``"path"`` or ``"path::function"`` -> why it may be longer."""

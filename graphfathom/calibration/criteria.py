@@ -171,7 +171,11 @@ def _run(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     network: Any = problem.model
     budget = _Budget(BYTE_BUDGET if network.checkpoint == "none" else math.inf)
     try:
-        with torch.autograd.graph.saved_tensors_hooks(budget.pack, lambda t: t):
+        # The second attempt has to draw the dropout masks of the first.
+        with (
+            random_state(),
+            torch.autograd.graph.saved_tensors_hooks(budget.pack, lambda t: t),
+        ):
             states, output = _watched(problem)
     except _OverBudgetError:
         network.checkpoint = "sqrt"

@@ -238,7 +238,7 @@ def _compress(
 
 @_compress.register_fake
 def _(source: Tensor, target: Tensor, num_nodes: int) -> tuple[Tensor, ...]:
-    lengths = (num_nodes + 1, len(source), len(source)) * 2
+    lengths = (num_nodes + 1, source.shape[0], source.shape[0]) * 2
     return tuple(source.new_empty(length, dtype=torch.long) for length in lengths)
 
 

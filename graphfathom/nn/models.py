@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -156,6 +157,9 @@ class GNNSSM(nn.Module):
         of a deep network grow; :meth:`paper` has them.
     """
 
+    carries = False
+    """The state is added here and not by the layers."""
+
     def __init__(
         self,
         in_channels: int,
@@ -188,8 +192,7 @@ class GNNSSM(nn.Module):
         check_choice("readout", readout, READOUTS)
         check_choice("checkpoint", checkpoint, CHECKPOINTS)
         check_choice("dropout_on", dropout_on, PLACES)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1). Got {dropout}.")
+        self._check_numbers(dropout, strength)
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels
         self.out_channels = out_channels
@@ -207,11 +210,11 @@ class GNNSSM(nn.Module):
         self.norms = build_norms(norm, hidden_channels, num_layers)
         self._norm_takes_batch = bool(self.norms) and takes(self.norms[0], "batch")
         self.decoder = Linear(hidden_channels, out_channels)
-        if not math.isfinite(strength):
-            raise ValueError(f"`strength` must be a finite number. Got {strength}.")
         default = default_transitions(num_layers, self.act, strength)
         given = state is not None or input is not None
         self.origin = "given" if given else "data-free default"
+        self.calibration: Any = None
+        self._states: list[Tensor] | None = None
         self.state = as_transition("state", default[0] if state is None else state)
         self.input = as_transition("input", default[1] if input is None else input)
         self.persistent = as_part("persistent", persistent)
@@ -221,6 +224,27 @@ class GNNSSM(nn.Module):
         first = self.inner_convs()[0]
         self._taken = {name for name in OPTIONAL if takes(first, name)}
         warn_if_growing(self.state, num_layers)
+
+    @staticmethod
+    def _check_numbers(dropout: float, strength: float) -> None:
+        if not 0 <= dropout < 1:
+            raise ValueError(f"`dropout` must be in [0, 1). Got {dropout}.")
+        if not math.isfinite(strength):
+            raise ValueError(f"`strength` must be a finite number. Got {strength}.")
+
+    @property
+    def num_steps(self) -> int:
+        """Number of state-space steps, one a layer."""
+        return self.num_layers
+
+    @contextmanager
+    def watch(self) -> Iterator[list[Tensor]]:
+        """Collect the states 0 to L of the next run, with their graph."""
+        self._states = []
+        try:
+            yield self._states
+        finally:
+            self._states = None
 
     @classmethod
     def paper(cls, *args: Any, seed: int = 0, **kwargs: Any) -> GNNSSM:
@@ -281,6 +305,8 @@ class GNNSSM(nn.Module):
             h = h.to(self.encoder.weight.dtype)
         given = {"edge_weight": edge_weight, "edge_attr": edge_attr, "batch": batch}
         graph, given = self._graph(h, edge_index, given)
+        if self._states is not None and not h.requires_grad:
+            h.requires_grad_()
         source = None if self.persistent is None else self.persistent(h)
         h = self._propagate(h, source, graph, given | kwargs)
         if self.readout != "node":
@@ -306,11 +332,17 @@ class GNNSSM(nn.Module):
     ) -> Tensor:
         """From the first state to the last."""
         plain = self.checkpoint == "none" or torch.compiler.is_compiling()
-        if plain or _is_observed():
-            return self._run(h, source, graph, given, range(self.num_layers))
-        step = 1 if self.checkpoint == "every" else math.isqrt(self.num_layers)
+        plain = plain or _is_observed()
+        step = self.num_layers if plain else math.isqrt(self.num_layers)
+        if self.checkpoint == "every" or self._states is not None:
+            step = 1
+        self._note(h)
         for start in range(0, self.num_layers, step):
             layers = range(start, min(start + step, self.num_layers))
+            if plain:
+                h = self._run(h, source, graph, given, layers)
+                self._note(h)
+                continue
             h = recompute(  # pyright: ignore[reportAssignmentType]
                 self._run,
                 h,
@@ -321,7 +353,12 @@ class GNNSSM(nn.Module):
                 use_reentrant=False,
                 preserve_rng_state=self.training,
             )
+            self._note(h)
         return h
+
+    def _note(self, h: Tensor) -> None:
+        if self._states is not None:
+            self._states.append(h)
 
     def _run(
         self,
@@ -368,7 +405,7 @@ class GNNSSM(nn.Module):
         return (
             f"{type(self).__name__}({self.in_channels}, {self.hidden_channels}, "
             f"{self.out_channels}, num_layers={self.num_layers}, {', '.join(parts)}, "
-            f"{self.origin})"
+            f"{'calibrated' if self.calibration else self.origin})"
         )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch_geometric.nn
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 from torch_geometric.nn.models.basic_gnn import BasicGNN
 
 from graphfathom.nn import propagation
@@ -76,9 +77,11 @@ class BasicForward:
                     edge_attr = value
             if i == steps.start:
                 x = self.carrier.start(x)
-            out = self._layer(
-                i, x, edge_index, edge_weight, edge_attr, batch, batch_size
-            )
+            inputs = (i, x, edge_index, edge_weight, edge_attr, batch, batch_size)
+            if self.carrier.form.checkpoint == "none":
+                out = self._layer(*inputs)
+            else:
+                out = recompute(self._layer, *inputs, use_reentrant=False)
             step = i - steps.start + 1
             x = self.carrier.advance(step, x, out) if i in steps else out
             if taps:
