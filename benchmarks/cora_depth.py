@@ -14,7 +14,8 @@ decay 0.0005 on all weights or 0.01 on the layers between the first and the last
 settings meet once. At 2, 16 and 64 layers each row takes the point with the best
 validation accuracy of seed 0; 256 and 1,000 layers take over what 64 selected. Five
 seeds, at 256 layers three, at 1,000 one. Stuck and diverged runs count with the best
-epoch they had.
+epoch they had. Step, restart and theta of ours were tuned in about 30 prototype runs on
+validation accuracy outside of this grid; no other row had such tuning.
 """
 
 from __future__ import annotations
