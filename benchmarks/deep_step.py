@@ -1,7 +1,8 @@
 """A training step of a deep GCN on one shared adjacency, against PyG's own stack.
 
 Command: ``python benchmarks/deep_step.py`` (about two minutes on two cores).
-Expected: at least 2.5 times faster. A step is forward, loss and backward on Cora's
+The aim, not yet shown, is a factor of 2.5.
+A step is forward, loss and backward on Cora's
 graph from features of width 64; what is the same for both, projecting the raw features
 and the optimizer's step, is left out. The peer is ``torch_geometric.nn.GCN`` on
 ``edge_index``. Ours are the same parameters in layers that share an adjacency, built
