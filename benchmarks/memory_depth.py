@@ -1,7 +1,8 @@
 """A thousand layers train in the memory that a few dozen take without checkpoints.
 
 Command: ``python benchmarks/memory_depth.py`` (about five minutes on two cores, 6 GB).
-The aim, not yet shown here, is under 500 MB with ``checkpoint="sqrt"`` at 1,000 layers of width 64 on Cora.
+The aim, not yet shown here, is under 500 MB with
+``checkpoint="sqrt"`` at 1,000 layers of width 64 on Cora.
 The memory is what a training step adds at its highest: what the backward pass keeps and
 computes again, and the gradients. The peer is the same network without checkpoints.
 Each measurement has a process of its own. For the memory, every tensor there has its
