@@ -45,14 +45,22 @@ class Log(Protocol):
         ...
 
 
-def _is_convolution(name: str, module: nn.Module) -> bool:
+def _is_convolution(module: nn.Module, whole: bool) -> bool:
     # Nine of PyG's convolutions are not MessagePassing; by PyG's naming rule all layers
     # that pass messages end in "Conv". A whole model may be called so too.
-    named = bool(name) and type(module).__name__.endswith("Conv")
+    named = not whole and type(module).__name__.endswith("Conv")
     return named or isinstance(module, MessagePassing)
 
 
-def _role(name: str, module: nn.Module, layers: str | None) -> str:
+def _whole(model: nn.Module) -> Iterator[str]:
+    """Name of the network itself, and of the one inside of a state-space form."""
+    yield ""
+    for name, module in model.named_modules():
+        if hasattr(type(module), "network_name"):
+            yield f"{name}.{type(module).network_name}".lstrip(".")  # pyright: ignore
+
+
+def _role(name: str, module: nn.Module, layers: str | None, whole: bool) -> str:
     """``"layer"``, ``"named"`` (by the user: never opened), ``"readout"`` or none."""
     if layers is not None:
         parts, patterns = name.split("."), layers.split(".")
@@ -62,7 +70,7 @@ def _role(name: str, module: nn.Module, layers: str | None) -> str:
         return "named" if same and len(parts) == len(patterns) else "module"
     if isinstance(module, JumpingKnowledge | HeteroJumpingKnowledge):
         return "readout"
-    return "layer" if _is_convolution(name, module) else "module"
+    return "layer" if _is_convolution(module, whole) else "module"
 
 
 @contextmanager
@@ -83,23 +91,38 @@ def module_hooks(model: nn.Module, recorder: Log, layers: str | None) -> Iterato
         parent = recorder.stack[-1].inner if recorder.stack else recorder.roots
         parent.append(event)
 
+    whole = set(_whole(model))
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            role = _role(name, module, layers)
+            role = _role(name, module, layers, name in whole)
             label = name or type(module).__name__
-            handles = [
-                module.register_forward_pre_hook(enter(label, role), prepend=True),
-                module.register_forward_hook(leave),
-            ]
+            before = module.register_forward_pre_hook(enter(label, role), prepend=True)
+            _put_behind_boundary(module)
+            handles = [before, module.register_forward_hook(leave)]
             if layers is None and isinstance(module, MessagePassing):
-                before = enter(f"{label}.propagate", "propagate")
+                opens = enter(f"{label}.propagate", "propagate")
                 handles += [
-                    module.register_propagate_forward_pre_hook(before),
+                    module.register_propagate_forward_pre_hook(opens),
                     module.register_propagate_forward_hook(leave),
                 ]
             for handle in handles:
                 stack.callback(handle.remove)
         yield
+
+
+def _put_behind_boundary(module: nn.Module) -> None:
+    """Let the first hook run when the state has been put in, which is no layer's work.
+
+    The other hooks keep their order, and what one before the boundary does is, like
+    the state, between layers.
+    """
+    hooks: Any = module._forward_pre_hooks  # an OrderedDict, which torch calls dict
+    _, *others = hooks
+    count = len(others)
+    while count and not getattr(hooks[others[count - 1]], "between_layers", False):
+        count -= 1
+    for key in reversed(others[:count]):
+        hooks.move_to_end(key, last=False)
 
 
 def outermost_layers(recorder: Log, layers: str | None) -> list[Event]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -64,6 +64,9 @@ class StateSpaceModel(AbstractStateSpace):
             ``x + gamma * f(x)``.
     """
 
+    network_name: ClassVar[str] = "layer"
+    """A diagnosis must not take this module for a layer, whatever its class is called:
+    it is the whole network."""
     persistent = None
     gates = None
 

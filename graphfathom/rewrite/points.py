@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -50,6 +50,8 @@ def replaced(
 @dataclass(eq=False)
 class _Hook:
     # Objects and not functions: a deep copy of the network has hooks of its own.
+    between_layers: ClassVar[bool] = False
+    """Whether it runs before its module, so that what it does is no part of it."""
     carrier: Carrier
     name: str
     key: Key = 0
@@ -87,6 +89,8 @@ class _Leave(_Hook):
 class _Before(_Hook):
     """Puts the state in for the input of a module."""
 
+    between_layers = True
+
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         state = self.carrier.cross(self.name, self.features(args, kwargs))
         return replaced(args, kwargs, self.key, state)
@@ -105,6 +109,8 @@ class _After(_Hook):
 
 class _First(_Hook):
     """Shows state 0 to those who watch, before the first block."""
+
+    between_layers = True
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         if self.carrier.position != 0:
