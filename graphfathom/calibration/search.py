@@ -63,8 +63,9 @@ class Calibration:
     """The network as it is now, in train and in eval mode."""
     tried: tuple[tuple[float, float, tuple[str, ...]], ...] = ()
     """Every strength tried with its radius and the criteria that it failed."""
-    parameters: tuple[int, int] = (0, 0)
-    """Number of trainable parameters before and after."""
+    parameters: tuple[int, int] | None = None
+    """Number of trainable parameters before and after the network was rewritten; None
+    where the network before is not known."""
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,9 +78,10 @@ class Calibration:
             f"  state     {self.state}",
             f"  input     {self.input}",
             f"  strength  {self.strength:.3g}",
-            f"  trainable parameters {self.parameters[0]:,} before, "
-            f"{self.parameters[1]:,} after",
         ]
+        if self.parameters is not None:
+            before, after = self.parameters
+            lines.append(f"  trainable parameters {before:,} before, {after:,} after")
         runs = [*self.before, *self.after]
         if runs:
             names = ["before"] * len(self.before) + ["after"] * len(self.after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -52,6 +53,15 @@ def test_what_is_chosen_meets_the_criteria(act: str, dropout: float) -> None:
     assert model.state.scale == found.radius
     assert model.input.scale == found.input_scale
     assert found.input_scale == pytest.approx(found.strength / math.sqrt(16))
+
+
+def test_parameters_are_said_only_where_the_network_before_is_known() -> None:
+    found = calibrate(form(), strength=1.0)
+    assert found.parameters is None
+    assert found.to_dict()["parameters"] is None
+    assert "trainable parameters" not in str(found)
+    known = dataclasses.replace(found, parameters=(1234, 1235))
+    assert "trainable parameters 1,234 before, 1,235 after" in str(known)
 
 
 def test_the_strength_is_the_largest() -> None:
