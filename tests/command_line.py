@@ -115,6 +115,8 @@ class Calls(list[dict[str, Any]]):
 
     model: nn.Module
     data: Any
+    reported: dict[str, Any]
+    """What ``before_after`` was called with."""
 
 
 def enter_workplace(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -174,6 +176,8 @@ def replace_stabilization(monkeypatch: pytest.MonkeyPatch) -> Calls:
         return deep
 
     def before_after(problem: Problem, deep: nn.Module, **options: Any) -> Report:
+        options.pop("progress")("states")
+        calls.reported = options
         report = make_report(8, "healthy", controls=False)
         return dataclasses.replace(report, settings={**report.settings, **options})
 

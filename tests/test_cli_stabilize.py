@@ -75,13 +75,14 @@ def test_tables_go_to_stdout_and_progress_to_stderr(
     assert "Report written to report/report.html" in out
     assert "Weights written to report/stabilized.pt" in out
     lines = err.splitlines()
-    assert lines[:3] == [
+    assert lines[:4] == [
         "graphfathom: user_code:masked",
         "graphfathom: strength 1",
         "graphfathom: measuring the network before and after",
+        "graphfathom: states",
     ]
-    assert lines[3].startswith("graphfathom: GCN: epoch 1 of 2: loss ")
-    assert len(lines) == 3 + 4 * 2
+    assert lines[4].startswith("graphfathom: GCN: epoch 1 of 2: loss ")
+    assert len(lines) == 4 + 4 * 2
     assert "\x1b[" not in out + err
 
 
@@ -204,6 +205,7 @@ def test_options_reach_the_library(
     assert run(f"{DEEP} {line} {model} --device cpu", capsys)[0] == 0
     assert (calls[0]["strength"], calls[0]["seed"]) == (0.5, 2)
     assert calls[0]["layers"] == "convs.*"
+    assert calls.reported == {"layers": "convs.*", "seed": 2}
     assert calls.model.hidden_channels == 8
     assert calls.model.dropout.p == 0.5
     assert next(calls.model.parameters()).dtype == torch.float64

@@ -174,6 +174,50 @@ def test_before_after_shows_both_networks() -> None:
     assert original[0] < stabilized[0] - 3
 
 
+class Twice(torch.nn.Module):
+    """Two propagations in each block, which is a layer if its name is given."""
+
+    class Block(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.nn.ModuleList(GCNConv(WIDTH, WIDTH) for _ in range(2))
+
+        def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
+            for conv in self.inner:
+                x = conv(x, edge_index).tanh()
+            return x
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = torch.nn.Linear(DATA.num_features, WIDTH)
+        self.blocks = torch.nn.ModuleList(self.Block() for _ in range(8))
+        self.readout = torch.nn.Linear(WIDTH, 3)
+
+    def forward(self, x: torch.Tensor, edge_index: torch.Tensor) -> torch.Tensor:
+        x = self.encoder(x)
+        for block in self.blocks:
+            x = block(x, edge_index)
+        return self.readout(x)
+
+
+def test_before_after_takes_names_of_layers_in_the_original_network() -> None:
+    problem = gf.Problem(Twice(), DATA)
+    deep = stabilize(problem, layers="blocks.*")
+    report = before_after(problem, deep, layers="blocks.*")
+    assert report.layers == tuple(f"layer.blocks.{k}" for k in range(8))
+    assert report.settings["controls"]["original"] == "8 layers"
+    by_role = before_after(problem, deep)
+    assert by_role.settings["controls"]["original"] == "16 layers"
+
+
+def test_before_after_says_what_it_does() -> None:
+    problem, said = gf.Problem(gcn(), DATA), []
+    before_after(problem, stabilize(problem), progress=said.append)
+    assert said[0] == "graph and data"
+    assert said[-1] == "original network"
+
+
 def test_before_after_needs_a_stabilized_network() -> None:
     model = gcn()
     with pytest.raises(TypeError, match="`deep` must be the result of stabilize"):

@@ -51,7 +51,13 @@ def run_stabilize(options: Stabilize, command: str) -> int:
     _check_labels(options, problem)
     deep = job.stabilize(problem)
     job.say("measuring the network before and after")
-    report = verbs.before_after(problem, deep, seed=options.seed)
+    report = verbs.before_after(
+        problem,
+        deep,
+        layers=layer_pattern(options),
+        seed=options.seed,
+        progress=job.say,
+    )
     training = job.train(problem, deep) if options.epochs else None
     sweep = job.sweep(training) if options.depths else None
     report = _complete(report, problem, deep, training)

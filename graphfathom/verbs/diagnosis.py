@@ -34,7 +34,7 @@ from graphfathom.problem import Problem
 from graphfathom.training import fit
 from graphfathom.verbs.description import describe_data, describe_model, versions
 
-__all__ = ["CONTROLS", "Session", "controls", "diagnose"]
+__all__ = ["CONTROLS", "Session", "controls", "diagnose", "silent"]
 
 CONTROLS = ("none", "untrained", "trained")
 """How far the controls go."""
@@ -106,7 +106,7 @@ def diagnose(
         problem = model
     else:
         problem = Problem(model, data, forward_fn, loss, target, mask, mode)
-    session = Session(problem, layers, seed, byte_budget, progress or _silent)
+    session = Session(problem, layers, seed, byte_budget, progress or silent)
     session.measure()
     if controls != "none":
         with session.stage("controls"):
@@ -131,7 +131,7 @@ def controls(
     Returns:
         Name to problem.
     """
-    session = Session(problem, None, seed, BYTE_BUDGET, _silent)
+    session = Session(problem, None, seed, BYTE_BUDGET, silent)
     session.trace = capture(problem)
     built = session.build_controls()
     if trained:
@@ -140,8 +140,8 @@ def controls(
     return built
 
 
-def _silent(_: str) -> None:
-    return None
+def silent(_: str) -> None:
+    """Progress that nobody asked for."""
 
 
 @dataclass
@@ -152,7 +152,7 @@ class Session:
     pattern: str | None
     seed: int
     byte_budget: int
-    progress: Callable[[str], None] = _silent
+    progress: Callable[[str], None] = silent
     rows: list[Observation] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cost: dict[str, float] = field(default_factory=dict)
@@ -274,7 +274,7 @@ class Session:
                 "shallow network of your own."
             )
         for run, control in built.items():
-            self.measure_control(run, control)
+            self.measure_control(run, control, self._pattern(run))
         if not trained:
             return
         try:
@@ -293,9 +293,12 @@ class Session:
             self.rows += facts.accuracy_observations(control, output_of(control), run)
             self.rows += facts.loss_observations(control, output_of(control), run)
 
-    def measure_control(self, run: str, control: Problem) -> None:
+    def _pattern(self, run: str) -> str | None:
+        """Which modules of a control are layers."""
+        return "lins.*" if run == "mlp" else self.pattern
+
+    def measure_control(self, run: str, control: Problem, pattern: str | None) -> None:
         """Gradients, gains and losses of another network, as the rows of a run."""
-        pattern = "lins.*" if run == "mlp" else self.pattern
         try:
             trace = capture(control, pattern)
             own = capture(control, pattern, dtype=None)

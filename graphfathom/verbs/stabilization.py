@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from graphfathom.calibration import LABELS, Calibration, calibrate, measure_both
 from graphfathom.diagnostics.report import Finding, Report
 from graphfathom.diagnostics.trace import BYTE_BUDGET
-from graphfathom.nn.transition import Centered, Scalar, Transition
+from graphfathom.nn.transition import Scalar, Transition
 from graphfathom.problem import Problem
 from graphfathom.rewrite import StateSpaceModel, to_state_space
-from graphfathom.verbs.diagnosis import Session
+from graphfathom.verbs.diagnosis import Session, silent
+from graphfathom.verbs.state_space import default_input, inside
 
 __all__ = ["before_after", "stabilize"]
 
@@ -110,19 +111,27 @@ def _set_transitions(
     """The matrices whose scales are still to be found."""
     if form.carries and state is None and input is None:
         return
-    # Over two channels or fewer the centred message has nothing left to say.
-    centered = not form.carries and form.input.channels > 2
-    plain = Centered() if centered else Scalar()
-    form.set_transitions(state or Scalar(), input or plain)
+    form.set_transitions(state or Scalar(), input or default_input(form))
 
 
-def before_after(problem: Problem, deep: nn.Module, *, seed: int = 0) -> Report:
+def before_after(
+    problem: Problem,
+    deep: nn.Module,
+    *,
+    layers: str | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
     """Diagnose a stabilized network, with the original one measured beside it.
 
     Args:
         problem: The problem of the original network.
         deep: What :func:`stabilize` returned for it.
+        layers: Pattern of the names of the modules that are layers, as in
+            :func:`stabilize`: of the original network. Default: message passing is
+            found by role.
         seed: Seed of the random probes.
+        progress: Called with a few words at the beginning of each stage.
 
     Returns:
         The diagnosis of ``deep``; the run ``"original"`` is the network as it was.
@@ -136,10 +145,16 @@ def before_after(problem: Problem, deep: nn.Module, *, seed: int = 0) -> Report:
             "`deep` must be the result of stabilize. Got "
             f"{type(deep).__name__} without a calibration."
         )
-    session = Session(problem.replace(deep, problem.data), None, seed, BYTE_BUDGET)
+    session = Session(
+        problem.replace(deep, problem.data),
+        inside(deep, layers),
+        seed,
+        BYTE_BUDGET,
+        progress or silent,
+    )
     session.measure()
     with session.stage("original network"):
-        session.measure_control("original", problem)
+        session.measure_control("original", problem, layers)
     report = session.report("none")
     finding = _finding(calibration)
     return replace(
@@ -169,7 +184,7 @@ def _finding(calibration: Calibration) -> Finding:
         where=f"{calibration.num_steps} steps",
         evidence=("In train and eval mode each:", *evidence),
         advice=(),
-        source="graphfathom.calibration: criteria (a) to (d)",
+        source="graphfathom.calibration: criteria (a) to (e)",
     )
 
 
