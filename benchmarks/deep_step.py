@@ -43,7 +43,7 @@ class SharedGCN(nn.Module):
         """Node features to class scores."""
         graph = gf.nn.adjacency_for(self.convs, edge_index, num_nodes=len(x))
         for conv in self.convs[:-1]:
-            x = conv(x, graph).relu()
+            x = conv(x, graph).relu_()
         return self.convs[-1](x, graph)
 
 

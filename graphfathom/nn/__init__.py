@@ -1,4 +1,4 @@
-"""Graph networks as torch modules; imports torch and PyG only."""
+"""Graph networks as torch modules; imports nothing else of this package."""
 
 from graphfathom.nn import zoo
 from graphfathom.nn.identity import IdentityMappedConv
@@ -9,6 +9,7 @@ from graphfathom.nn.propagation import (
     adjacency_for,
     gcn_adjacency,
     propagate,
+    propagate_linear,
     shared,
 )
 from graphfathom.nn.state_space import Gates, HeteroSSM, StateSpaceConv, advance
@@ -44,6 +45,7 @@ __all__ = [
     "gcn_adjacency",
     "layers_until_overflow",
     "propagate",
+    "propagate_linear",
     "shared",
     "zoo",
 ]

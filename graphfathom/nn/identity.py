@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graphfathom.nn.propagation import Adjacency, GCNConv, gcn_adjacency, propagate
+from graphfathom.nn.propagation import (
+    Adjacency,
+    GCNConv,
+    gcn_adjacency,
+    propagate,
+    propagate_linear,
+)
 
 __all__ = ["IdentityMappedConv"]
 
@@ -72,9 +77,9 @@ class IdentityMappedConv(nn.Module):
             weight = self.conv.lin.weight
             one = torch.eye(*weight.shape, dtype=weight.dtype, device=weight.device)
             # Of the weights and not of the features: these are many times larger.
-            mixed = F.linear(x, torch.lerp(one, weight, self.beta))
-            out, bias = propagate(edge_index, mixed), self.conv.bias
-            return out if bias is None else torch.add(out, bias, alpha=self.beta)
+            mixed, bias = torch.lerp(one, weight, self.beta), self.conv.bias
+            bias = None if bias is None else self.beta * bias
+            return propagate_linear(edge_index, x, mixed, bias)
         if smoothing is None:
             graph: Any = edge_index
             smoothing = gcn_adjacency(graph, num_nodes=x.size(0), dtype=x.dtype)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch_geometric.nn
 from torch import Tensor, nn
-from torch.utils._device import DeviceContext
 from torch.utils.checkpoint import checkpoint as recompute
 from torch_geometric.nn import (
     Linear,
@@ -29,6 +28,7 @@ from graphfathom.nn.model_parts import (
     check_sizes,
     takes,
 )
+from graphfathom.nn.modes import is_observed
 from graphfathom.nn.propagation import adjacency_for, gcn_adjacency
 from graphfathom.nn.step import Gates, advance
 from graphfathom.nn.transition import (
@@ -332,7 +332,7 @@ class GNNSSM(nn.Module):
     ) -> Tensor:
         """From the first state to the last."""
         plain = self.checkpoint == "none" or torch.compiler.is_compiling()
-        plain = plain or _is_observed()
+        plain = plain or is_observed()
         step = self.num_layers if plain else math.isqrt(self.num_layers)
         if self.checkpoint == "every" or self._states is not None:
             step = 1
@@ -407,13 +407,3 @@ class GNNSSM(nn.Module):
             f"{self.out_channels}, num_layers={self.num_layers}, {', '.join(parts)}, "
             f"{'calibrated' if self.calibration else self.origin})"
         )
-
-
-def _is_observed() -> bool:
-    """Whether a mode sees every call of torch, as ``graphfathom.diagnose`` does.
-
-    It would take the bookkeeping of ``torch.utils.checkpoint`` for a part of the
-    network. The mode that sets a default device is none of these.
-    """
-    modes = torch.overrides._get_current_function_mode_stack()
-    return any(not isinstance(mode, DeviceContext) for mode in modes)

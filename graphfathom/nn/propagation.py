@@ -9,7 +9,6 @@ differentiation and :func:`torch.compile`.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -17,9 +16,12 @@ import torch
 import torch.nn.functional as F
 import torch_geometric.nn
 from torch import Tensor, nn
+from torch_geometric.nn import Linear
 from torch_geometric.typing import OptTensor
 
 from graphfathom.nn.adjacency import Adjacency, gcn_adjacency, is_edge_index
+from graphfathom.nn.modes import is_observed
+from graphfathom.nn.spmm import affine, spmm
 
 __all__ = [
     "Adjacency",
@@ -27,11 +29,9 @@ __all__ = [
     "adjacency_for",
     "gcn_adjacency",
     "propagate",
+    "propagate_linear",
     "shared",
 ]
-
-# Products of two features that the gradient of the edge weights forms at once.
-CHUNK = 2**24
 
 
 def propagate(adjacency: Adjacency, x: Tensor) -> Tensor:
@@ -65,9 +65,46 @@ def propagate(adjacency: Adjacency, x: Tensor) -> Tensor:
     dtype = torch.promote_types(adjacency.value.dtype, x.dtype)
     adjacency, x = adjacency.to(dtype), x.to(dtype)
     if x.dim() == 2:
-        return _spmm(adjacency, x)
+        return spmm(adjacency, x)
     x = x.movedim(-2, 0)
-    return _spmm(adjacency, x.flatten(1)).reshape(x.shape).movedim(0, -2)
+    return spmm(adjacency, x.flatten(1)).reshape(x.shape).movedim(0, -2)
+
+
+def propagate_linear(
+    adjacency: Adjacency, x: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    r"""The layer :math:`A X W^\top + b` of GCN, in the time of its three products.
+
+    Equal to ``propagate(adjacency, F.linear(x, weight)) + bias``, with one node in the
+    autograd graph and no copies on the way.
+
+    Args:
+        adjacency: The matrix :math:`A`.
+        x: Features :math:`X`, of shape :math:`(*, N, F)`.
+        weight: Weights :math:`W`, of shape :math:`(F', F)`.
+        bias: Bias :math:`b`, of shape :math:`(F')`.
+
+    Returns:
+        Of shape :math:`(*, N, F')`.
+
+    Raises:
+        TypeError: As :func:`propagate`.
+        ValueError: As :func:`propagate`.
+
+    Example:
+        >>> cycle = torch.tensor([[0, 1, 2], [1, 2, 0]])
+        >>> adjacency = gcn_adjacency(cycle, normalize=False)
+        >>> x, weight = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[2.0]])
+        >>> propagate_linear(adjacency, x, weight).T
+        tensor([[6., 2., 4.]])
+    """
+    _check(adjacency, x)
+    given = (x, weight) if bias is None else (x, weight, bias)
+    alike = all(tensor.dtype == adjacency.value.dtype for tensor in given)
+    if x.dim() == 2 and alike and not torch.is_autocast_enabled(x.device.type):
+        return affine(adjacency, x, weight, bias)
+    out = propagate(adjacency, F.linear(x, weight))
+    return out if bias is None else out + bias
 
 
 class GCNConv(torch_geometric.nn.GCNConv):
@@ -127,6 +164,8 @@ class GCNConv(torch_geometric.nn.GCNConv):
                 "`aggr` must be 'add' and `node_dim` -2 for an Adjacency. Got "
                 f"{self.aggr!r} and {self.node_dim}: pass the edge indices instead."
             )
+        if _is_bare(self.lin) and not is_observed():
+            return propagate_linear(edge_index, x, self.lin.weight, self.bias)
         x = propagate(edge_index, self.lin(x))
         return x if self.bias is None else x + self.bias
 
@@ -188,148 +227,6 @@ def adjacency_for(
     return gcn_adjacency(edge_index, edge_weight, num_nodes, dtype=dtype, **flags)
 
 
-# The operator -------------------------------------------------------------------------
-
-
-def _kernel(
-    rowptr: Tensor,
-    col: Tensor,
-    value: Tensor,
-    x: Tensor,
-    t_rowptr: Tensor | None,
-    t_col: Tensor | None,
-    t_value: Tensor | None,
-) -> Tensor:
-    if col.numel() == 0 or x.numel() == 0:
-        return x.new_zeros(rowptr.shape[0] - 1, x.shape[1])
-    # Against torch's CSR product on a CPU: three times as fast in float32, as fast in
-    # float64; half precision, which that lacks, is added up in float32. Detached, the
-    # sum does not prepare a backward pass of its own.
-    return F.embedding_bag(
-        col,
-        x.detach().contiguous(),
-        rowptr,
-        mode="sum",
-        per_sample_weights=value.detach().contiguous(),
-        include_last_offset=True,
-    )
-
-
-_operator = torch.library.custom_op("graphfathom::spmm", _kernel, mutates_args=())
-
-
-@_operator.register_fake
-def _(rowptr: Tensor, col: Tensor, value: Tensor, x: Tensor, *_: Any) -> Tensor:
-    return x.new_empty(rowptr.shape[0] - 1, x.shape[1])
-
-
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_forward(*inputs)
-    rowptr, col, value, x, *transpose = inputs
-    # A deep stack would hold the features of all layers, and seldom needs them.
-    x = x if ctx.needs_input_grad[2] else None
-    ctx.save_for_backward(rowptr, col, value, x, *transpose)
-
-
-def _backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-    rowptr, col, value, x, *transpose = ctx.saved_tensors
-    adjacency = Adjacency(rowptr, col, value, *transpose)
-    grad_value = grad_x = None
-    if ctx.needs_input_grad[2]:
-        grad_value = _sampled(adjacency.row, col, grad_outputs[0], x)
-    if ctx.needs_input_grad[3]:
-        grad_x = _spmm(adjacency.t(), grad_outputs[0])
-    return None, None, grad_value, grad_x, None, None, None
-
-
-def _sampled(row: Tensor, col: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Of ``left @ right.T`` the entries at ``row, col``."""
-    width = left.shape[1]
-    if torch.compiler.is_compiling() or row.shape[0] * width <= CHUNK:
-        return (left[row] * right[col]).sum(dim=1)
-    size = max(1, CHUNK // width)
-    parts = zip(row.split(size), col.split(size), strict=True)
-    return torch.cat([(left[i] * right[j]).sum(dim=1) for i, j in parts])
-
-
-def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-    if all((dim is None) != (place == 3) for place, dim in enumerate(in_dims)):
-        rowptr, col, value, x, *transpose = args
-        x = x.movedim(in_dims[3], 1)
-        out = _spmm(Adjacency(rowptr, col, value, *transpose), x.flatten(1))
-        return out.reshape(x.shape), 1
-    # Matrices that differ make one block-diagonal matrix.
-    rowptr, col, value, x, *transpose = (
-        _batched(arg, dim, info.batch_size)
-        for arg, dim in zip(args, in_dims, strict=True)
-    )
-    blocks = _blocks(rowptr, col, value)
-    if transpose[0] is not None:
-        blocks += _blocks(*transpose)
-    out = _spmm(Adjacency(*blocks), x.flatten(0, 1))
-    return out.reshape(x.shape), 0
-
-
-def _batched(arg: Any, dim: int | None, size: int) -> Any:
-    if arg is None:
-        return None
-    return arg.expand(size, *arg.shape) if dim is None else arg.movedim(dim, 0)
-
-
-def _blocks(rowptr: Tensor, col: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-    block = torch.arange(rowptr.shape[0], device=rowptr.device)[:, None]
-    ends = rowptr[:, 1:] + block * col.shape[1]
-    rowptr = torch.cat([ends.new_zeros(1), ends.flatten()])
-    return rowptr, (col + block * ends.shape[1]).flatten(), value.flatten()
-
-
-_operator.register_autograd(_backward, setup_context=_setup_context)
-_operator.register_vmap(_vmap)
-
-
-def _forward(*args: Any) -> Tensor:
-    return _kernel(*args)
-
-
-# Autograd functions look their signature up in every call, which took 30 microseconds.
-_forward.__signature__ = inspect.signature(_forward)  # pyright: ignore[reportFunctionMemberAccess]
-
-
-class _Spmm(torch.autograd.Function):
-    """The operator with a rule for forward mode."""
-
-    forward = staticmethod(_forward)
-    setup_context = staticmethod(_setup_context)
-    backward = staticmethod(_backward)
-    vmap = staticmethod(_vmap)
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        rowptr, col, value, x, t_rowptr, t_col, t_value = ctx.saved_tensors
-        _, _, d_value, d_x, _, _, d_value_t = tangents
-        terms = []
-        if d_x is not None:
-            adjacency = Adjacency(rowptr, col, value, t_rowptr, t_col, t_value)
-            terms.append(_spmm(adjacency, d_x))
-        if d_value is not None:
-            adjacency = Adjacency(rowptr, col, d_value, t_rowptr, t_col, d_value_t)
-            terms.append(_spmm(adjacency, x))
-        return sum(terms[1:], terms[0])
-
-
-def _spmm(adjacency: Adjacency, x: Tensor) -> Tensor:
-    call = _operator if torch.compiler.is_compiling() else _Spmm.apply
-    return call(
-        adjacency.rowptr,
-        adjacency.col,
-        adjacency.value,
-        x,
-        adjacency.t_rowptr,
-        adjacency.t_col,
-        adjacency.t_value,
-    )
-
-
 # Checks -------------------------------------------------------------------------------
 
 
@@ -361,6 +258,17 @@ def _flags(conv: Any) -> dict[str, Any]:
 
 def _adds(conv: Any) -> bool:
     return conv.aggr in ("add", "sum") and conv.node_dim == -2
+
+
+def _is_bare(lin: nn.Module) -> bool:
+    """Whether a linear map is its weight and nothing else, so that it may be fused."""
+    hooks = (
+        lin._forward_hooks,
+        lin._forward_pre_hooks,  # those of a lazy width and of spectral_norm, too
+        lin._backward_hooks,
+        lin._backward_pre_hooks,
+    )
+    return type(lin) is Linear and lin.bias is None and not any(hooks)
 
 
 def _is_plain(conv: Any) -> bool:
