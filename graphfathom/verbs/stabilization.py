@@ -44,8 +44,8 @@ def stabilize(
 
     with :math:`F_k` everything between two states of the network. The layers and the
     trainable parameters stay the same; :math:`B = I - 11^\top / d` takes the mean over
-    the channels off, along which ReLU and GELU push every state. The strength c and r
-    are chosen by :func:`~graphfathom.calibration.calibrate`.
+    the channels off, along which ReLU pushes every state. The strength c and r are
+    chosen by :func:`~graphfathom.calibration.calibrate`.
 
     Args:
         model: The network, or a :class:`~graphfathom.problem.Problem`, which already
