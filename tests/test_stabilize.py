@@ -211,6 +211,20 @@ def test_before_after_takes_names_of_layers_in_the_original_network() -> None:
     assert by_role.settings["controls"]["original"] == "16 layers"
 
 
+def test_a_criterion_is_said_once_where_both_modes_agree() -> None:
+    def evidence(dropout: float) -> tuple[str, ...]:
+        problem = gf.Problem(gcn(dropout=dropout), DATA)
+        report = before_after(problem, stabilize(problem, strength=1.0))
+        (form,) = [f for f in report.findings if f.name == "state-space-form"]
+        return form.evidence
+
+    assert re.fullmatch(r"\(b\) gain, mean: \S+ before, \S+ after.", evidence(0.0)[3])
+    apart = r"\S+ \(train mode\) and \S+ \(eval mode\)"
+    assert re.fullmatch(
+        rf"\(b\) gain, mean: {apart} before, {apart} after.", evidence(0.3)[3]
+    )
+
+
 def test_before_after_says_what_it_does() -> None:
     problem, said = gf.Problem(gcn(), DATA), []
     before_after(problem, stabilize(problem), progress=said.append)

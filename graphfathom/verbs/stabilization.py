@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphfathom.calibration import LABELS, Calibration, calibrate, measure_both
+from graphfathom.calibration import (
+    LABELS,
+    Calibration,
+    Criteria,
+    calibrate,
+    measure_both,
+)
 from graphfathom.diagnostics.report import Finding, Report
 from graphfathom.diagnostics.trace import BYTE_BUDGET
 from graphfathom.nn.transition import Scalar, Transition
@@ -166,13 +172,11 @@ def before_after(
 
 def _finding(calibration: Calibration) -> Finding:
     """The calibration in the words of a report."""
+    both = calibration.before, calibration.after
     evidence = []
     for name, label in LABELS.items():
-        values = [
-            ", ".join(_number(getattr(c, name)) for c in runs)
-            for runs in (calibration.before, calibration.after)
-        ]
-        evidence.append(f"{label}: {values[0]} before, {values[1]} after.")
+        before, after = (_in_modes(name, runs) for runs in both)
+        evidence.append(f"{label}: {before} before, {after} after.")
     radius, scale = calibration.radius, calibration.input_scale
     return Finding(
         name="state-space-form",
@@ -182,10 +186,19 @@ def _finding(calibration: Calibration) -> Finding:
         ),
         severity="note",
         where=f"{calibration.num_steps} steps",
-        evidence=("In train and eval mode each:", *evidence),
+        evidence=tuple(evidence),
         advice=(),
         source="graphfathom.calibration: criteria (a) to (e)",
     )
+
+
+def _in_modes(name: str, runs: tuple[Criteria, ...]) -> str:
+    """A criterion in train and in eval mode, once if they agree."""
+    texts = [_number(getattr(criteria, name)) for criteria in runs]
+    if len(set(texts)) == 1:
+        return texts[0]
+    pairs = zip(texts, runs, strict=True)
+    return " and ".join(f"{text} ({criteria.mode} mode)" for text, criteria in pairs)
 
 
 def _number(value: float | None) -> str:
