@@ -59,6 +59,7 @@ RUNS = {
     "model (short training)": ("model, trained briefly", SKY, "s"),
     "mlp": ("MLP, no graph", ORANGE, "^"),
     "shallow": ("same, depth 1", GREEN, "D"),
+    "stabilized": ("same, state-space form", VERMILLION, "X"),
     "original": ("before stabilizing", VERMILLION, "P"),
     "model (trained)": ("model, trained", BLUE, "o"),
     "original (trained)": ("before, trained", VERMILLION, "P"),

@@ -220,6 +220,8 @@ def _rows(
     rows += _run(regime, depth, "model (eval)", random.Random(seed + 1), kind)
     rows += _run(mlp, depth, "mlp", random.Random(seed + 2), "mlp")
     rows += _run(shallow, 1, "shallow", random.Random(seed + 3), "shallow")
+    kept = REGIMES["healthy"]
+    rows += _run(kept, depth, "stabilized", random.Random(seed + 4), "healthy")
     return rows
 
 

@@ -229,7 +229,7 @@ def test_modes_of_an_untrained_network_are_compared() -> None:
 
 def test_an_unchanged_mode_is_not_mentioned() -> None:
     report = diagnose(gcn(), random_graph())
-    assert report.observations.runs() == ["model", "shallow", "mlp"]
+    assert report.observations.runs() == ["model", "shallow", "mlp", "stabilized"]
     assert not any("mode" in note for note in report.notes)
 
 

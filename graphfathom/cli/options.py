@@ -95,8 +95,9 @@ class Diagnose(AbstractCommand):
 
     Args:
         epochs: Train for this many epochs (Adam, full batch), then diagnose.
-        controls: What to compare with: an MLP and the same network with one layer. A
-            bare --controls means trained: each control is trained for a short time.
+        controls: What to compare with: an MLP, the same network with one layer and the
+            same in state-space form. A bare --controls means trained: each control is
+            trained for a short time.
         mode: Judge normalisation and dropout as at initialisation or as in evaluation.
         fail_on: Exit with 1 if a finding is this severe or worse.
     """

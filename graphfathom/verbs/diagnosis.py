@@ -33,6 +33,7 @@ from graphfathom.diagnostics.trace import (
 from graphfathom.problem import Problem
 from graphfathom.training import fit
 from graphfathom.verbs.description import describe_data, describe_model, versions
+from graphfathom.verbs.state_space import data_free, inside
 
 __all__ = ["CONTROLS", "Session", "controls", "diagnose", "silent"]
 
@@ -76,9 +77,9 @@ def diagnose(
         mode: ``"auto"``, ``"init"`` or ``"eval"``.
         layers: Pattern of the names of the modules that are layers, e.g.
             ``"convs.*"``. Default: message passing is found by role.
-        controls: ``"none"``; ``"untrained"``: the same network at depth 1 is measured
-            beside it; ``"trained"``: it, an MLP and the network itself are trained
-            for a short time as well, on copies.
+        controls: ``"none"``; ``"untrained"``: the same network at depth 1, the same in
+            state-space form and an MLP are measured beside it; ``"trained"``: they and
+            the network itself are trained for a short time as well, on copies.
         seed: Seed of the random probes and of the controls.
         byte_budget: Bytes of saved tensors that may be alive at a time.
         progress: Called with a few words at the beginning of each stage.
@@ -117,11 +118,12 @@ def diagnose(
 def controls(
     problem: Problem, *, trained: bool = False, seed: int = 0
 ) -> dict[str, Problem]:
-    """Networks to compare with: the same one at depth 1, and an MLP.
+    """Networks to compare with: at depth 1, without the graph, in state-space form.
 
     ``"shallow"`` is a copy of the network that keeps the first of its repeated layers,
     and the last where the widths demand it; ``"mlp"`` sees the features without the
-    graph. One that cannot be built is absent.
+    graph; ``"stabilized"`` is a copy in state-space form of strength 1, not calibrated.
+    One that cannot be built is absent.
 
     Args:
         problem: The problem whose network is compared.
@@ -260,8 +262,18 @@ class Session:
         candidates = {
             "shallow": shallow(self.problem, self.trace),
             "mlp": mlp(self.problem, self.trace, self.seed),
+            "stabilized": self._stabilized(),
         }
         return {run: control for run, control in candidates.items() if control}
+
+    def _stabilized(self) -> Problem | None:
+        """The network in state-space form, or a note that says why there is none."""
+        try:
+            return data_free(self.problem, self.pattern)
+        except Exception as error:  # also what a stranger's model raises when copied
+            reason = str(error).partition(". ")[0].removesuffix(".")
+            self.notes.append(f"No control in state-space form: {reason}.")
+            return None
 
     def add_controls(self, trained: bool) -> None:
         """Measure the controls beside the model."""
@@ -274,7 +286,7 @@ class Session:
                 "shallow network of your own."
             )
         for run, control in built.items():
-            self.measure_control(run, control, self._pattern(run))
+            self.measure_control(run, control, self._pattern(run, control))
         if not trained:
             return
         try:
@@ -293,8 +305,10 @@ class Session:
             self.rows += facts.accuracy_observations(control, output_of(control), run)
             self.rows += facts.loss_observations(control, output_of(control), run)
 
-    def _pattern(self, run: str) -> str | None:
+    def _pattern(self, run: str, control: Problem) -> str | None:
         """Which modules of a control are layers."""
+        if run == "stabilized":
+            return inside(control.model, self.pattern)
         return "lins.*" if run == "mlp" else self.pattern
 
     def measure_control(self, run: str, control: Problem, pattern: str | None) -> None:
