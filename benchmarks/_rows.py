@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from graphfathom.nn.dropout import dropout as drop
 from graphfathom.nn.models import GNNSSM
 from graphfathom.nn.propagation import Adjacency, gcn_adjacency, propagate, shared
-from graphfathom.nn.transition import Scalar
 from graphfathom.nn.zoo import GCNII
 
 RESTART = 0.1
@@ -172,21 +171,11 @@ class SharedGCNII(GCNII):
 
 
 def ours(
-    widths: tuple[int, int, int], num_layers: int, dropout: float, share: float, **more
+    widths: tuple[int, int, int], num_layers: int, dropout: float, reach: float, **more
 ) -> GNNSSM:
-    """GNNSSM with GCNII's encoder and messages, and a convex step to the message."""
-    model = GNNSSM(
-        *widths,
-        num_layers,
-        dropout=dropout,
-        dropout_on="input",
-        state=Scalar(1 - share),
-        identity_mapping=THETA,
-        bias=False,
-        **more,
-    )
-    model.encoder = nn.Sequential(model.encoder, nn.ReLU())  # pyright: ignore
-    return model
+    """A convex step with GCNII's encoder and messages, which have no bias."""
+    options = {"step": step(num_layers, reach), "theta": THETA, "bias": False}
+    return GNNSSM.convex(*widths, num_layers, dropout=dropout, **options, **more)
 
 
 REACH, REACH_FORGETTING = 32.0, 8.0
@@ -199,16 +188,12 @@ best; with it the linear part has come to rest after about 1 / RESTART = 10.
 
 def persistent(i: int, h: int, o: int, num_layers: int, dropout: float) -> GNNSSM:
     """Ours: the message is mixed with the first state."""
-    share = step(num_layers, REACH)
-    message, source = Scalar(share * (1 - RESTART)), Scalar(share * RESTART)
-    more = {"input": message, "persistent": source}
-    return ours((i, h, o), num_layers, dropout, share, **more)
+    return ours((i, h, o), num_layers, dropout, REACH, restart=RESTART)
 
 
 def forgetting(i: int, h: int, o: int, num_layers: int, dropout: float) -> GNNSSM:
     """Ours without the persistent input."""
-    share = step(num_layers, REACH_FORGETTING)
-    return ours((i, h, o), num_layers, dropout, share, input=Scalar(share))
+    return ours((i, h, o), num_layers, dropout, REACH_FORGETTING, restart=0.0)
 
 
 @dataclass(frozen=True)

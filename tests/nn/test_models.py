@@ -238,6 +238,43 @@ def test_the_paper_is_one_call_away() -> None:
     assert not any("input" in name for name, _ in model.named_parameters())
 
 
+@pytest.mark.parametrize("restart", [0.1, 0.0])
+def test_the_convex_step(restart: float, data: Data) -> None:
+    model = GNNSSM.convex(3, 4, 2, 128, restart=restart, theta=0.5)
+    adjacency = gcn_adjacency(data.edge_index, num_nodes=8).to_dense()
+    h = first = model.encoder(data.x).relu()
+    for k, conv in enumerate(model.inner_convs(), start=1):
+        beta = math.log(0.5 / k + 1)
+        message = beta * conv(h, data.edge_index) + (1 - beta) * adjacency @ h
+        message = (1 - restart) * message.relu() + restart * first
+        h = 0.75 * h + 0.25 * message
+    torch.testing.assert_close(model(data.x, data.edge_index), model.decoder(h))
+
+
+@pytest.mark.parametrize(("num_layers", "step"), [(1, 0.5), (64, 0.5), (1000, 0.032)])
+def test_the_convex_step_shrinks_with_depth(num_layers: int, step: float) -> None:
+    model = GNNSSM.convex(3, 4, 2, num_layers)
+    total = model.state.scale + model.input.scale + model.persistent.scale
+    assert (total, 1 - model.state.scale) == pytest.approx((1, step))
+    assert model.input.scale == pytest.approx(9 * model.persistent.scale)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"step": 0.0}, r"`step` must be in \(0, 1\]. Got 0.0."),
+        ({"step": 1.5}, r"`step` must be in \(0, 1\]. Got 1.5."),
+        ({"step": math.nan}, r"`step` must be in \(0, 1\]. Got nan."),
+        ({"restart": -0.1}, r"`restart` must be in \[0, 1\]. Got -0.1."),
+    ],
+)
+def test_a_step_that_is_not_convex_is_refused(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        GNNSSM.convex(3, 4, 2, 5, **options)
+
+
 # Parameters and copies ----------------------------------------------------------------
 
 
