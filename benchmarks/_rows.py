@@ -227,6 +227,10 @@ ROWS = {
         "GNN-SSM of the paper",
         lambda i, h, o, depth, p: GNNSSM.paper(i, h, o, depth, dropout=p),
     ),
+    "calibrated": Row(
+        "GCN, stabilized and calibrated",
+        lambda i, h, o, depth, p: GNNSSM(i, h, o, depth, dropout=p),
+    ),
     "forgetting": Row(
         "ours without persistent input", forgetting, constants(REACH_FORGETTING)
     ),

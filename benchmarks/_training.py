@@ -16,7 +16,9 @@ from _claim import cora
 from _rows import ROWS
 from _runs import Config, write
 from torch import Tensor, nn
+from torch_geometric.data import Data
 
+import graphfathom as gf
 from graphfathom.nn.models import GNNSSM
 from graphfathom.nn.propagation import Adjacency, gcn_adjacency
 
@@ -31,6 +33,7 @@ class Task:
     """What every run of one process shares."""
 
     x: Tensor
+    edge_index: Tensor
     adjacency: Adjacency
     y: Tensor
     masks: dict[str, Tensor]
@@ -42,7 +45,12 @@ class Task:
         x = data.x / data.x.sum(1, keepdim=True).clamp(min=1)
         masks = {part: data[f"{part}_mask"] for part in ("train", "val", "test")}
         adjacency = gcn_adjacency(data.edge_index, num_nodes=data.num_nodes)
-        return cls(x, adjacency, data.y, masks)
+        return cls(x, data.edge_index, adjacency, data.y, masks)
+
+    def data(self) -> Data:
+        """The same, as a problem takes it."""
+        masks = {f"{part}_mask": mask for part, mask in self.masks.items()}
+        return Data(x=self.x, edge_index=self.edge_index, y=self.y, **masks)
 
 
 @dataclass
@@ -121,6 +129,8 @@ def network(task: Task, config: Config) -> Any:
     model: Any = ROWS[config["row"]].build(*widths, config["depth"], config["dropout"])
     if config["row"] == "gain":
         model.correct_gain(task.x, task.adjacency)
+    if config["row"] == "calibrated":
+        gf.calibrate(gf.Problem(model, task.data()))
     return model
 
 
