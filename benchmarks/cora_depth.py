@@ -26,6 +26,7 @@ import math
 import statistics
 import sys
 import tempfile
+from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,7 +36,10 @@ import torch
 from _claim import RESULTS, cora, publish
 from _rows import ROWS, same_as_zoo
 from _runs import Config, Queue, digest, write
-from _training import EVERY, Task, execute
+from _training import EVERY, Task, execute, network
+
+import graphfathom as gf
+from graphfathom.calibration import measure_both
 
 GRID = tuple(
     {"lr": lr, "weight_decay": 5e-4, "weight_decay_between": between, "dropout": drop}
@@ -178,6 +182,28 @@ def _text(found: dict[str, Any]) -> str:
     return f"{found['mean']:.1f}{spread} ({found['n']})"
 
 
+def criteria(rows: list[str], depths: list[int]) -> dict[str, Any]:
+    """What calibration looks at, of the state-space rows before training, eval mode.
+
+    The eigenvalues of the state transition are all the same, ``radius``.
+    """
+    task, found = Task.load(), {}
+    for row in (name for name in ("ours", "forgetting", "calibrated") if name in rows):
+        for depth in depths:
+            config = {"row": row, "width": 64, "depth": depth, "dropout": 0.6}
+            torch.manual_seed(0)
+            model = network(task, config)
+            model.checkpoint = "sqrt"
+            problem = gf.Problem(model, task.data())
+            values = asdict(measure_both(problem)[1])
+            values["radius"] = float(model.state.eigenvalues().abs().max())
+            found.setdefault(row, {})[str(depth)] = {
+                name: round(value, 4) if isinstance(value, float) else value
+                for name, value in values.items()
+            }
+    return found
+
+
 def ratio(cells: dict[str, dict[str, Any]]) -> float | None:
     """Ours at its best deep cell, by validation, minus two layers of GCN."""
     ours = cells.get("ours", {})
@@ -265,6 +291,9 @@ def main() -> int:
                 c["pending"] for row in cells.values() for c in row.values()
             ),
             "cells": cells,
+            "criteria": criteria(
+                list(cells), sorted({depth for _, depth in plan.cells})
+            ),
             "rows": {
                 name: [row.title, {d: row.constants(d) for d in SEEDS}]
                 for name, row in ROWS.items()
