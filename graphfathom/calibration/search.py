@@ -148,7 +148,8 @@ def calibrate(
     if network.persistent is not None or network.gates is not None:
         raise CalibrationError(
             "A network with gates or a persistent input has more than one strength: "
-            "set its transitions, and measure them by graphfathom.calibration.measure_both."
+            "set its transitions, and measure them with measure_both of "
+            "graphfathom.calibration."
         )
     search = _Search(problem, seed, progress or _silent)
     best = search.at(strength) if strength is not None else search.largest()
