@@ -209,7 +209,7 @@ class Row:
 
 ROWS = {
     "gcn": Row("GCN", PlainGCN),
-    "ours": Row("ours", persistent, constants(REACH)),
+    "ours": Row("GNNSSM.convex (ours)", persistent, constants(REACH)),
     "gcnii": Row(
         "GCNII", lambda i, h, o, depth, p: SharedGCNII(i, h, o, depth, dropout=p)
     ),
@@ -228,11 +228,11 @@ ROWS = {
         lambda i, h, o, depth, p: GNNSSM.paper(i, h, o, depth, dropout=p),
     ),
     "calibrated": Row(
-        "GCN, stabilized and calibrated",
+        "GCN, stabilized (ours)",
         lambda i, h, o, depth, p: GNNSSM(i, h, o, depth, dropout=p),
     ),
     "forgetting": Row(
-        "ours without persistent input", forgetting, constants(REACH_FORGETTING)
+        "GNNSSM.convex without H_0 (ours)", forgetting, constants(REACH_FORGETTING)
     ),
 }
 

@@ -175,6 +175,18 @@ def table(plan: Plan) -> dict[str, dict[str, Any]]:
     return cells
 
 
+def markdown(cells: dict[str, dict[str, Any]]) -> str:
+    """The table of the README."""
+    depths = list(SEEDS)
+    lines = [f"| layers | {' | '.join(f'{depth:,}' for depth in depths)} |"]
+    lines.append("| --- |" + " ---: |" * len(depths))
+    for row, found in cells.items():
+        texts = [_text(found.get(str(depth), {})) for depth in depths]
+        texts = [text.partition(" (")[0].replace("...", "–") for text in texts]
+        lines.append(f"| {ROWS[row].title} | {' | '.join(texts)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _text(found: dict[str, Any]) -> str:
     if "mean" not in found:
         return "..."
@@ -278,6 +290,7 @@ def main() -> int:
     if not (options.quick or options.rows or options.depths):
         lines = "".join(json.dumps(line) + "\n" for line in record(plan))
         write(RESULTS / "cora_depth.jsonl", lines)
+        write(RESULTS / "cora_depth.md", markdown(cells))
     else:
         options.quick = True  # A part of the table is printed, not published.
     publish(

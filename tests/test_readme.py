@@ -94,8 +94,9 @@ def is_quoted(cell: str, values: list[float | str]) -> bool:
     """Whether a cell is a string or a rounded number of the values."""
     if cell in values or cell in {"not trained", "–", "-", ""}:
         return True
-    number = re.fullmatch(rf"(-?\d+(?:\.\d+)?) ?(?:{UNITS})?", cell)
-    return bool(number) and is_rounding(number[1], numbers(values))
+    number = rf"(-?\d+(?:\.\d+)?) ?(?:{UNITS})?"
+    parts = [re.fullmatch(number, part) for part in cell.split(" ± ")]
+    return all(part and is_rounding(part[1], numbers(values)) for part in parts)
 
 
 def test_the_python_of_the_readme_runs(
@@ -155,6 +156,14 @@ def test_numbers_with_a_unit_are_found() -> None:
         "<!-- benchmarks/results/x.md -->\n| 8 s |\n<!-- end -->\n"
     )
     assert claims(text) == ["9.8", "20", "4", "-10.2"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [("84.5 ± 0.7", True), ("84.5 ± 0.8", False), ("84.6 ± 0.7", False), ("–", True)],
+)
+def test_cells_with_a_spread(cell: str, expected: bool) -> None:
+    assert is_quoted(cell, [84.48, 0.68]) is expected
 
 
 @pytest.mark.parametrize(
