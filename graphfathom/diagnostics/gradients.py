@@ -84,7 +84,7 @@ def gradient_observations(trace: Trace) -> list[Observation]:
     gradient = loss_gradient(trace)
     if gradient is None:
         return []
-    dtype = _name(trace.dtype)
+    dtype = trace.precision
     rows: list[Observation] = []
     last = math.nan
     for arrival in sweep(trace, gradient, weights=True):
@@ -156,7 +156,7 @@ def gain_observations(
     for k, values in logs.items():
         value, stderr = _mean_square(values)
         value -= 0.5 * math.log10(max(state_size(trace.states[k]), 1))
-        dtype = _name(trace.dtype)
+        dtype = trace.precision
         rows.append(
             Observation("gain_to_output", f"state:{k}", value, stderr, "log10", dtype)
         )
@@ -182,7 +182,3 @@ def _norm(tensors: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
 def _log10(norm: Tensor) -> float:
     value = float(norm)
     return math.log10(value) if value > 0 else (-math.inf if value == 0 else value)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

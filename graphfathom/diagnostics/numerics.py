@@ -7,6 +7,7 @@ from torch import Tensor
 
 from graphfathom.diagnostics.gradients import loss_gradient, sweep
 from graphfathom.diagnostics.observations import Observation
+from graphfathom.diagnostics.sandbox import dtype_name
 from graphfathom.diagnostics.trace import Trace
 
 __all__ = ["numeric_observations", "share", "subnormal_share"]
@@ -44,7 +45,7 @@ def numeric_observations(trace: Trace) -> list[Observation]:
 
 
 def _shares(tensor: Tensor, k: int, names: tuple[str, str, str]) -> list[Observation]:
-    dtype = str(tensor.dtype).removeprefix("torch.")
+    dtype = dtype_name(tensor.dtype)
     shares = (
         share(tensor == 0),
         subnormal_share(tensor),

@@ -21,6 +21,7 @@ __all__ = [
     "ModelState",
     "Sandbox",
     "copy_model",
+    "dtype_name",
     "judged_mode",
     "random_state",
     "running_norms",
@@ -225,5 +226,6 @@ def _precision(data: Any, autocast: bool) -> Iterator[None]:
         yield
 
 
-def _short(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """``"float32"`` and not ``"torch.float32"``."""
     return str(dtype).removeprefix("torch.")

@@ -47,7 +47,7 @@ def layer_observations(
         ``mean_squared_gain`` with its standard error and ``zero_columns``.
     """
     rows: list[Observation] = []
-    dtype = str(trace.dtype).removeprefix("torch.")
+    dtype = trace.precision
     for k in range(1, trace.num_layers + 1):
         jacobian = trace.jacobian(k - 1, k)
         m, n = jacobian.shape
@@ -93,7 +93,7 @@ def spectrum_observations(
         ``gain_quantile.10`` and ``zero_rows``.
     """
     rows: list[Observation] = []
-    dtype = str(trace.dtype).removeprefix("torch.")
+    dtype = trace.precision
     for k in sampled_layers(trace.num_layers):
         jacobian = trace.jacobian(k - 1, k)
         steps = min(num_matvecs, *jacobian.shape)

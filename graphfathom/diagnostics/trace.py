@@ -16,7 +16,7 @@ from graphfathom.diagnostics.recorder import (
     record,
     sources_of,
 )
-from graphfathom.diagnostics.sandbox import Sandbox, judged_mode
+from graphfathom.diagnostics.sandbox import Sandbox, dtype_name, judged_mode
 from graphfathom.diagnostics.segments import (
     CaptureError,
     NoLayersError,
@@ -92,10 +92,14 @@ class Trace:
         """Number of layers L."""
         return len(self.layers)
 
+    @property
+    def precision(self) -> str:
+        """Name of the dtype."""
+        return dtype_name(self.dtype)
+
     def __repr__(self) -> str:
-        dtype = str(self.dtype).removeprefix("torch.")
         name = type(self.problem.model).__name__
-        return f"Trace({name}, {self.num_layers} layers, {dtype})"
+        return f"Trace({name}, {self.num_layers} layers, {self.precision})"
 
     def segment(self, k: int) -> Segment:
         """The graph from state k - 1 to state k; k = L + 1 ends at the output.
@@ -289,8 +293,7 @@ def capture(
             raise
         box = Sandbox(problem, mode)
         recording = _record(box, layers)
-        own = str(box.dtype).removeprefix("torch.")
-        box.notes.append(f"Measured in {own}: {error}")
+        box.notes.append(f"Measured in {dtype_name(box.dtype)}: {error}")
     plan = find_states(recording)
     name = type(problem.model).__name__
     if plan is None:

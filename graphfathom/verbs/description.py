@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphfathom.diagnostics.observations import Observations
+from graphfathom.diagnostics.sandbox import dtype_name
 from graphfathom.problem import Problem
 
 __all__ = ["describe_data", "describe_model", "versions"]
@@ -23,7 +24,7 @@ def describe_model(model: nn.Module, layers: tuple[str, ...]) -> dict[str, Any]:
         "name": type(model).__name__,
         "layers": len(layers),
         "parameters": sum(p.numel() for p in parameters),
-        "dtype": str(first.dtype).removeprefix("torch."),
+        "dtype": dtype_name(first.dtype),
         "device": str(first.device),
     }
 
