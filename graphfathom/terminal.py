@@ -108,7 +108,7 @@ def describe_model(report: Report) -> str:
         parts.append(f"{layers:,} layer{'s' * (layers != 1)}")
     if "parameters" in model:
         parts.append(f"{format_count(model['parameters'])} parameters")
-    parts.append(str(model.get("dtype") or ""))
+    parts.append(str(model.get("dtype") or "").removeprefix("torch."))
     return ", ".join(part for part in parts if part)
 
 
