@@ -306,7 +306,7 @@ def _sparkline(data: Curve, indices: Sequence[int], bars: str) -> str:
     marks = {}
     for index, height in zip(data.index, heights, strict=True):
         if math.isfinite(height):
-            marks[index] = bars[min(7, int(8 * (height - low) / span))]
+            marks[index] = bars[min(7, int(8 * ((height - low) / span)))]
         else:
             marks[index] = "0" if height < 0 else "x"
     chosen = _spread(indices, SPARK - 1)
