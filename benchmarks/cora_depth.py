@@ -14,8 +14,9 @@ decay 0.0005 on all weights or 0.01 on the layers between the first and the last
 settings meet once. At 2, 16 and 64 layers each row takes the point with the best
 validation accuracy of seed 0; 256 and 1,000 layers take over what 64 selected. Five
 seeds, at 256 layers three, at 1,000 one. Stuck and diverged runs count with the best
-epoch they had. Step, restart and theta of ours were tuned in about 30 prototype runs on
-validation accuracy outside of this grid; no other row had such tuning.
+epoch they had; a cell with a run that had none is called diverged. Step, restart and
+theta of ours were tuned in about 30 prototype runs on validation accuracy outside of
+this grid; no other row had such tuning.
 """
 
 from __future__ import annotations
@@ -133,19 +134,20 @@ def cell(plan: Plan, row: str, depth: int) -> dict[str, Any]:
     """Mean, spread and what is missing of a cell."""
     finished = [(c, plan.queue.result(c)) for c in plan.runs(row, depth)]
     results = [(config, result) for config, result in finished if result]
-    tests = [result["test"] or 0.0 for _, result in results]
+    tests = [result["test"] for _, result in results]
     found: dict[str, Any] = {
         "n": len(results),
         "pending": plan.seeds[depth] - len(results),
         "selected": plan.selected(row, depth),
     }
     if results:
+        found["diverged"] = sum(r["diverged"] for _, r in results)
+        found["stuck"] = sum(r["stuck"] for _, r in results)
+    if results and None not in tests:  # None: diverged before the first look
         found |= {
             "mean": round(statistics.mean(tests), 2),
             "std": round(statistics.stdev(tests), 2) if len(tests) > 1 else None,
-            "val": round(statistics.mean(r["val"] or 0.0 for _, r in results), 2),
-            "diverged": sum(r["diverged"] for _, r in results),
-            "stuck": sum(r["stuck"] for _, r in results),
+            "val": round(statistics.mean(r["val"] for _, r in results), 2),
         }
     return found
 
@@ -189,7 +191,7 @@ def markdown(cells: dict[str, dict[str, Any]]) -> str:
 
 def _text(found: dict[str, Any]) -> str:
     if "mean" not in found:
-        return "..."
+        return "diverged" if found.get("diverged") else "..."
     spread = "" if found["std"] is None else f" ± {found['std']:.1f}"
     return f"{found['mean']:.1f}{spread} ({found['n']})"
 

@@ -92,7 +92,7 @@ def cells(table: str) -> list[str]:
 
 def is_quoted(cell: str, values: list[float | str]) -> bool:
     """Whether a cell is a string or a rounded number of the values."""
-    if cell in values or cell in {"not trained", "–", "-", ""}:
+    if cell in values or cell in {"not trained", "diverged", "–", "-", ""}:
         return True
     number = rf"(-?\d+(?:\.\d+)?) ?(?:{UNITS})?"
     parts = [re.fullmatch(number, part) for part in cell.split(" ± ")]
