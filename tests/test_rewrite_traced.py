@@ -17,7 +17,7 @@ from rewritten import FORMS
 from snapshots import differences, snapshot
 from test_rewrite_catalogue import TAKEN, rewritten
 from torch import Tensor, nn
-from torch_geometric.nn import GATConv, GCNConv
+from torch_geometric.nn import GCN, GATConv, GCNConv
 
 import graphfathom
 from graphfathom.diagnostics.trace import Trace, capture
@@ -224,6 +224,17 @@ def test_a_network_in_this_form_from_the_start(checkpoint: str) -> None:
         model(data.x, data.edge_index)
     for found, state in zip(trace.states, states, strict=True):
         torch.testing.assert_close(found.main, state.detach())
+
+
+def test_layers_that_are_computed_again_are_traced_as_ever() -> None:
+    model, data = GCN(3, WIDTH, 4, 2), random_graph()
+    problem = Problem(model, data)
+    form = to_state_space(model, problem, state=Scalar(0.75), input=Scalar(0.25))
+    expected = capture(problem.replace(form, data))
+    form.checkpoint = "sqrt"
+    found = capture(problem.replace(form, data))
+    for state, other in zip(found.states, expected.states, strict=True):
+        assert torch.equal(state.main, other.main)
 
 
 def test_hooks_of_the_caller_run_where_they_did() -> None:
