@@ -6,7 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphfathom import datasets, diagnostics, linalg, nn, plotting, training
+    from graphfathom import (
+        datasets,
+        diagnostics,
+        linalg,
+        nn,
+        plotting,
+        theory,
+        training,
+    )
     from graphfathom.calibration import calibrate
     from graphfathom.diagnostics.report import Report
     from graphfathom.diagnostics.trace import capture
@@ -30,6 +38,7 @@ __all__ = [
     "nn",
     "plotting",
     "stabilize",
+    "theory",
     "to_state_space",
     "training",
     "unwrap",
