@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from graphfathom.nn.adjacency import Adjacency
 
@@ -172,31 +173,32 @@ class _Affine(torch.autograd.Function):
     def forward(
         ctx: Any, adjacency: Adjacency, x: Tensor, weight: Tensor, bias: Tensor | None
     ) -> Tensor:
-        ctx.adjacency = adjacency
-        ctx.save_for_backward(x, weight)
-        ctx.save_for_forward(x, weight)
+        # Not kept as it is: of saved tensors torch notices that they were changed.
+        saved = (x, weight, *vars(adjacency).values())
+        ctx.save_for_backward(*saved)
+        ctx.save_for_forward(*saved)
         out = _product(adjacency, x @ weight.t())
         return out if bias is None else out.add_(bias)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
-        x, weight = ctx.saved_tensors
+        x, weight, *parts = ctx.saved_tensors
         _, x_wanted, weight_wanted, bias_wanted = ctx.needs_input_grad
         grad_x = grad_weight = None
         if x_wanted or weight_wanted:
-            arrived = _product(ctx.adjacency.t(), grad)
+            arrived = _product(Adjacency(*parts).t(), grad)
             grad_x = arrived @ weight if x_wanted else None
             grad_weight = arrived.t() @ x if weight_wanted else None
         return None, grad_x, grad_weight, grad.sum(0) if bias_wanted else None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        x, weight = ctx.saved_tensors
+        x, weight, *parts = ctx.saved_tensors
         _, d_x, d_weight, d_bias = tangents
         terms = [] if d_x is None else [d_x @ weight.t()]
         terms += [] if d_weight is None else [x @ d_weight.t()]
-        out = [spmm(ctx.adjacency, _sum(terms))] if terms else []
+        out = [spmm(Adjacency(*parts), _sum(terms))] if terms else []
         out += [] if d_bias is None else [d_bias.expand(len(x), -1)]
         return _sum(out)
 
@@ -224,6 +226,7 @@ def affine(
         torch.compiler.is_compiling()
         or _is_transformed()
         or adjacency.value.requires_grad
+        or forward_ad.unpack_dual(adjacency.value).tangent is not None
     ):
         out = spmm(adjacency, F.linear(x, weight))
         return out if bias is None else out + bias

@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, hessian, jacfwd, jacrev, vmap
+from torch.autograd import forward_ad
+from torch.func import functional_call, hessian, jacfwd, jacrev, jvp, vmap
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
@@ -129,6 +130,21 @@ def test_edge_weights_have_gradients() -> None:
     assert_close(found, expected)
 
 
+def test_edge_weights_have_tangents() -> None:
+    weights, tangent = torch.rand(2, EDGES["directed"].shape[1]).double()
+    inputs = inputs_of(True)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(weights, tangent)
+        adjacency = gcn_adjacency(EDGES["directed"], dual, SIZE)
+        found = forward_ad.unpack_dual(fused(adjacency)(*inputs)).tangent
+    _, expected = jvp(
+        lambda w: dense(gcn_adjacency(EDGES["directed"], w, SIZE))(*inputs),
+        (weights,),
+        (tangent,),
+    )
+    assert_close(found, expected)
+
+
 def test_leading_dimensions_and_mixed_precision() -> None:
     adjacency, (x, weight, bias) = adjacency_of("symmetric"), inputs_of(True)
     batch = torch.stack([x, 2 * x])
@@ -146,14 +162,25 @@ def test_leading_dimensions_and_mixed_precision() -> None:
     assert not torch.equal(found, propagate_linear(single, *narrow))
 
 
-def test_the_graph_has_one_node_and_saves_features_and_weight() -> None:
+def test_the_graph_has_one_node_and_saves_its_inputs() -> None:
     adjacency, inputs = adjacency_of("symmetric"), inputs_of(True)
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(saved.append, lambda _: None):
         out = propagate_linear(adjacency, *inputs)
-    assert [id(t) for t in saved] == [id(t) for t in inputs[:2]]
+    known = {id(t) for t in (*inputs[:2], *vars(adjacency).values())}
+    assert {id(t) for t in saved} <= known
     before = out.grad_fn.next_functions
     assert {type(node).__name__ for node, _ in before if node} == {"AccumulateGrad"}
+
+
+@pytest.mark.parametrize("place", ["value", "weight"])
+def test_a_change_before_the_backward_pass_is_noticed(place: str) -> None:
+    adjacency, (x, weight) = adjacency_of("symmetric"), inputs_of(False)
+    out = propagate_linear(adjacency, x, weight).sum()
+    with torch.no_grad():
+        (adjacency.value if place == "value" else weight).mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.backward()
 
 
 def test_the_output_may_be_changed_in_place() -> None:
