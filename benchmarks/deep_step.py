@@ -1,8 +1,8 @@
 """A training step of a deep GCN on one shared adjacency, against PyG's own stack.
 
 Command: ``python benchmarks/deep_step.py`` (about two minutes on two cores).
-The aim is a factor of 2.5. It is not reached at 8 and 32 layers: the dense products of
-the linear maps, which both have to do, take more than half of our time (``linear``).
+The aim is a factor of 2.5. It is not reached at every depth: the dense products of the
+linear maps, which both have to do, take more than half of our time (``linear``).
 
 A step is forward, loss and backward on Cora's graph from features of width 64; what is
 the same for both, projecting the raw features and the optimizer's step, is left out.
