@@ -12,7 +12,7 @@ import torch_geometric.nn
 from torch import Tensor, nn
 
 from graphfathom.nn.dropout import dropout as drop
-from graphfathom.nn.models import GNNSSM
+from graphfathom.nn.models import GNNSSM, MAX_STEP, REACH
 from graphfathom.nn.propagation import Adjacency, gcn_adjacency, propagate, shared
 from graphfathom.nn.zoo import GCNII
 
@@ -24,7 +24,7 @@ THETA = 0.25
 
 def step(num_layers: int, reach: float) -> float:
     """Ours: the share of a state that one layer replaces, at most a half."""
-    return min(0.5, reach / num_layers)
+    return min(MAX_STEP, reach / num_layers)
 
 
 def constants(reach: float) -> Callable[[int], dict[str, float]]:
@@ -178,8 +178,8 @@ def ours(
     return GNNSSM.convex(*widths, num_layers, dropout=dropout, **options, **more)
 
 
-REACH, REACH_FORGETTING = 32.0, 8.0
-"""Ours with and without persistent input: the sum of the steps of a deep network.
+REACH_FORGETTING = 8.0
+"""Ours without persistent input: the sum of the steps of a deep network; with it REACH.
 
 Without it the state forgets its start in that many units of time, and a short one is
 best; with it the linear part has come to rest after about 1 / RESTART = 10.

@@ -61,6 +61,16 @@ def float32_default() -> Iterator[None]:
     torch.set_default_dtype(dtype)
 
 
+@pytest.fixture
+def workplace(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, float32_default: None
+) -> None:
+    """A place to run the command line in."""
+    from command_line import enter_workplace  # imports the whole package
+
+    enter_workplace(monkeypatch, tmp_path)
+
+
 @pytest.fixture(scope="session")
 def cora_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the raw files of Cora, laid out as ``Planetoid(root, "Cora")`` has it.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import OWN, Calls, enter_workplace, process, replace_diagnosis, run
+from command_line import OWN, Calls, process, replace_diagnosis, run
 from raw_files import write_minesweeper
 from report_factory import make_report
 
@@ -17,12 +17,7 @@ import graphfathom
 from graphfathom import cli, verbs
 from graphfathom.diagnostics.report import Report
 
-
-@pytest.fixture(autouse=True)
-def _workplace(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, float32_default: None
-) -> None:
-    enter_workplace(monkeypatch, tmp_path)
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 @pytest.fixture

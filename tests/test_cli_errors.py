@@ -8,18 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import OWN, Calls, enter_workplace, process, replace_diagnosis, run
+from command_line import OWN, Calls, process, replace_diagnosis, run
 
 from graphfathom import verbs
 from graphfathom.diagnostics.report import Report
 from graphfathom.diagnostics.trace import CaptureError, ForwardError
 
-
-@pytest.fixture(autouse=True)
-def _workplace(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, float32_default: None
-) -> None:
-    enter_workplace(monkeypatch, tmp_path)
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 @pytest.fixture

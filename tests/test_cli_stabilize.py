@@ -13,7 +13,6 @@ import torch
 from command_line import (
     DEEP,
     Calls,
-    enter_workplace,
     make_calibration,
     process,
     replace_stabilization,
@@ -27,12 +26,7 @@ from graphfathom.diagnostics.report import Report
 from graphfathom.problem import Problem
 from graphfathom.verbs.side_by_side import side_by_side
 
-
-@pytest.fixture(autouse=True)
-def _workplace(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, float32_default: None
-) -> None:
-    enter_workplace(monkeypatch, tmp_path)
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import DEEP, Calls, enter_workplace, replace_stabilization, run
+from command_line import DEEP, Calls, replace_stabilization, run
 from torch import nn
 
 from graphfathom import verbs
@@ -17,12 +17,7 @@ from graphfathom.calibration import CalibrationError
 from graphfathom.problem import Problem
 from graphfathom.rewrite import RewriteError
 
-
-@pytest.fixture(autouse=True)
-def _workplace(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, float32_default: None
-) -> None:
-    enter_workplace(monkeypatch, tmp_path)
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 @pytest.fixture

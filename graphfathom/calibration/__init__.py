@@ -6,6 +6,7 @@ from graphfathom.calibration.search import (
     CalibrationError,
     calibrate,
     measure_both,
+    set_strength,
 )
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "calibrate",
     "measure",
     "measure_both",
+    "set_strength",
 ]

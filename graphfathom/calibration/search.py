@@ -9,6 +9,7 @@ forgotten; :math:`r` balances growth and decay.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -26,7 +27,13 @@ from graphfathom.diagnostics.sandbox import ModelState, copy_model
 from graphfathom.problem import Problem
 from graphfathom.validation import map_tensors
 
-__all__ = ["Calibration", "CalibrationError", "calibrate", "measure_both"]
+__all__ = [
+    "Calibration",
+    "CalibrationError",
+    "calibrate",
+    "measure_both",
+    "set_strength",
+]
 
 STRENGTHS = (2.0**-6, 2.0**4)
 """Where strengths are searched."""
@@ -70,7 +77,7 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values, ready for JSON."""
-        return _plain(asdict(self))
+        return json.loads(json.dumps(asdict(self)))  # lists for tuples
 
     def __str__(self) -> str:
         lines = [
@@ -88,13 +95,6 @@ class Calibration:
             heads = [f"{n}, {c.mode}" for n, c in zip(names, runs, strict=True)]
             lines += ["", _line("", heads), *_rows(runs)]
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
-
-
-def _plain(value: Any) -> Any:
-    """Lists for tuples, as JSON gives them back."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _rows(runs: list[Criteria]) -> Iterator[str]:
@@ -155,7 +155,7 @@ def calibrate(
     best = search.at(strength) if strength is not None else search.largest()
     if best.failures:
         raise CalibrationError(search.explain(best, given=strength is not None))
-    _set(network, best.strength, best.radius)
+    set_strength(network, best.strength, best.radius)
     network.calibration = Calibration(
         strength=best.strength,
         radius=best.radius,
@@ -174,7 +174,8 @@ def _input_scale(network: StateSpaceNetwork, strength: float) -> float:
     return strength / math.sqrt(network.num_steps)
 
 
-def _set(network: StateSpaceNetwork, strength: float, radius: float) -> None:
+def set_strength(network: Any, strength: float, radius: float = 1.0) -> None:
+    """Set the scales of a network to a strength c and a radius r, unmeasured."""
     scale = _input_scale(network, strength)
     network.input.set_scale(scale)
     network.state.set_scale(radius - scale if network.carries else radius)
@@ -278,7 +279,7 @@ class _Search:
                 continue
             self.start.restore()
             if strength is not None:
-                _set(self.network, strength, radius)
+                set_strength(self.network, strength, radius)
             found.append(measure(self.problem, mode, self.seed))
         self.depends_on_mode = replace(found[0], mode="eval") != found[1]
         return tuple(found)

@@ -405,20 +405,16 @@ class GNNSSM(nn.Module):
         self._note(h)
         for start in range(0, self.num_layers, step):
             layers = range(start, min(start + step, self.num_layers))
+            inputs = (h, source, graph, given, layers)
             if plain:
-                h = self._run(h, source, graph, given, layers)
-                self._note(h)
-                continue
-            h = recompute(  # pyright: ignore[reportAssignmentType]
-                self._run,
-                h,
-                source,
-                graph,
-                given,
-                layers,
-                use_reentrant=False,
-                preserve_rng_state=self.training,
-            )
+                h = self._run(*inputs)
+            else:
+                h = recompute(  # pyright: ignore[reportAssignmentType]
+                    self._run,
+                    *inputs,
+                    use_reentrant=False,
+                    preserve_rng_state=self.training,
+                )
             self._note(h)
         return h
 

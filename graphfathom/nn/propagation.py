@@ -73,7 +73,7 @@ def propagate(adjacency: Adjacency, x: Tensor) -> Tensor:
 def propagate_linear(
     adjacency: Adjacency, x: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    r"""The layer :math:`A X W^\top + b` of GCN, in the time of its three products.
+    r"""The layer :math:`A X W^\top + b` of GCN in one step.
 
     Equal to ``propagate(adjacency, F.linear(x, weight)) + bias``, with one node in the
     autograd graph and no copies on the way.

@@ -17,6 +17,7 @@ from graphfathom.diagnostics.sandbox import random_state
 from graphfathom.diagnostics.trace import capture
 from graphfathom.problem import Problem
 from graphfathom.training import fit
+from graphfathom.verbs.diagnosis import silent
 
 __all__ = ["Scores", "SideBySide", "Trained", "side_by_side"]
 
@@ -183,7 +184,7 @@ def side_by_side(
     rows = []
     for place, network in enumerate(networks):
         counter = _Counter(network.name, place, len(networks), epochs, on_epoch)
-        rows.append(_train(network, epochs, seed, progress or _silent, counter))
+        rows.append(_train(network, epochs, seed, progress or silent, counter))
     notes += [
         f"{row.network}: training diverged after {row.last.epoch} epochs."
         for row in rows
@@ -214,10 +215,6 @@ class _Counter:
         if self.tell is not None:
             done = self.place * self.epochs + epoch
             self.tell(self.name, done, self.count * self.epochs)
-
-
-def _silent(_: str) -> None:
-    return None
 
 
 def _controls(

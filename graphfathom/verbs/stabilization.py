@@ -18,11 +18,10 @@ from graphfathom.calibration import (
 )
 from graphfathom.diagnostics.report import Finding, Report
 from graphfathom.diagnostics.trace import BYTE_BUDGET
-from graphfathom.nn.transition import Scalar, Transition
+from graphfathom.nn.transition import Transition
 from graphfathom.problem import Problem
-from graphfathom.rewrite import StateSpaceModel, to_state_space
 from graphfathom.verbs.diagnosis import Session, silent
-from graphfathom.verbs.state_space import default_input, inside
+from graphfathom.verbs.state_space import as_it_is, inside, set_default
 
 __all__ = ["before_after", "stabilize"]
 
@@ -92,13 +91,10 @@ def stabilize(
         problem = model
     else:
         problem = Problem(model, data, forward_fn, loss, target, mask)
-    # H+ = 0 H + F(H) I is the network as it is.
-    form = to_state_space(
-        problem.model, problem, state=Scalar(0.0), input=Scalar(1.0), layers=layers
-    )
+    form = as_it_is(problem, layers)
     deep = problem.replace(form, problem.data)
     before = measure_both(deep, seed)
-    _set_transitions(form, state, input)
+    set_default(form, state, input)
     found = calibrate(deep, strength=strength, seed=seed, progress=progress)
     counts = _trainable(problem.model), _trainable(form)
     form.calibration = replace(found, before=before, parameters=counts)
@@ -107,17 +103,6 @@ def stabilize(
 
 def _trainable(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def _set_transitions(
-    form: StateSpaceModel,
-    state: Transition | None,
-    input: Transition | None,
-) -> None:
-    """The matrices whose scales are still to be found."""
-    if form.carries and state is None and input is None:
-        return
-    form.set_transitions(state or Scalar(), input or default_input(form))
 
 
 def before_after(

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import nn
 
+from graphfathom.calibration import set_strength
 from graphfathom.nn.transition import Centered, Scalar, Transition
 from graphfathom.problem import Problem
 from graphfathom.rewrite import StateSpaceModel, to_state_space
 
-__all__ = ["data_free", "default_input", "inside"]
+__all__ = ["as_it_is", "data_free", "inside", "set_default"]
 
 
-def default_input(form: StateSpaceModel) -> Transition:
-    r"""The default matrix :math:`B`, of scale 1.
+def as_it_is(problem: Problem, layers: str | None) -> StateSpaceModel:
+    """The form of a network that computes what it does: H+ = 0 H + F(H) I."""
+    return to_state_space(
+        problem.model, problem, state=Scalar(0.0), input=Scalar(1.0), layers=layers
+    )
 
-    It takes off the mean over the channels. Over two channels or fewer nothing would be
-    left of the message, and layers that carry their state admit a scaled step only.
+
+def set_default(
+    form: StateSpaceModel,
+    state: Transition | None = None,
+    input: Transition | None = None,
+) -> None:
+    r"""Set the matrices, whose scales are still to be found, where none is given.
+
+    By default :math:`B` takes off the mean over the channels. Over two channels or
+    fewer nothing would be left of the message, and layers that carry their state admit
+    a scaled step only.
     """
+    if form.carries and state is None and input is None:
+        return
     centered = not form.carries and form.input.channels > 2
-    return Centered() if centered else Scalar()
+    plain = Centered() if centered else Scalar()
+    form.set_transitions(state or Scalar(), input or plain)
 
 
 def data_free(problem: Problem, layers: str | None = None) -> Problem:
@@ -40,14 +54,9 @@ def data_free(problem: Problem, layers: str | None = None) -> Problem:
     Raises:
         RewriteError: If the network has no such form.
     """
-    # H+ = 0 H + F(H) I is the network as it is.
-    form = to_state_space(
-        problem.model, problem, state=Scalar(0.0), input=Scalar(1.0), layers=layers
-    )
-    size = 1 / math.sqrt(form.num_steps)
-    message = default_input(form)
-    message.set_scale(size)
-    form.set_transitions(Scalar(1 - size if form.carries else 1.0), message)
+    form = as_it_is(problem, layers)
+    set_default(form)
+    set_strength(form, 1.0)
     return problem.replace(form, problem.data)
 
 
