@@ -16,16 +16,12 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import accumulate
-from operator import itemgetter
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from _claim import cora, parse, publish
-from torch.profiler import ProfilerActivity, profile
+from _memory import grown, peak
 from torch_geometric.data import Data
 
 from graphfathom.nn import GNNSSM
@@ -43,14 +39,6 @@ class Cost:
     resident: float
     seconds: float
     gradients: torch.Tensor
-
-
-def resident(field: str) -> int:
-    """Bytes of this process: ``VmRSS`` now, ``VmHWM`` at its highest."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}: this script needs Linux.")
 
 
 def network(num_layers: int, checkpoint: str, data: Data) -> GNNSSM:
@@ -75,33 +63,20 @@ def step(model: GNNSSM, data: Data) -> None:
     F.cross_entropy(output[data.train_mask], data.y[data.train_mask]).backward()
 
 
-def peak(run: Callable[[], None]) -> int:
-    """Bytes that tensors hold at most beyond those they held before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        run()
-    assert found.profiler is not None
-    assert found.profiler.kineto_results is not None
-    events = found.profiler.kineto_results.events()
-    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
-    return max(accumulate(size for _, size in sorted(changes, key=itemgetter(0))))
-
-
 def measure(setting: str, num_layers: int, threads: int) -> Cost:
     """Cost of a setting in this process, which has done nothing else."""
     torch.set_num_threads(threads)
     data, _ = cora()
     step(network(2, setting, data), data)  # loads what torch loads at the first use
     model = network(num_layers, setting, data)
-    before = resident("VmRSS")
-    step(model, data)
-    grown = resident("VmHWM") - before
+    larger = grown(lambda: step(model, data))
     start = time.perf_counter()
     step(model, data)
     seconds = time.perf_counter() - start
     model.zero_grad()
     held = peak(lambda: step(model, data))
     gradients = torch.cat([p.grad.flatten() for p in model.parameters()])
-    return Cost(held / MEGABYTE, grown / MEGABYTE, seconds, gradients)
+    return Cost(held / MEGABYTE, larger / MEGABYTE, seconds, gradients)
 
 
 def measure_apart(setting: str, num_layers: int, threads: int) -> Cost:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,6 +123,12 @@ class Trace:
     def jacobian(self, i: int, j: int) -> JacobianOperator:
         """The derivative of state j in state i, without taps."""
         return JacobianOperator(self, i, j)
+
+    @contextmanager
+    def running(self) -> Iterator[Problem]:
+        """The problem on copies of model and data, ready to run, while it lasts."""
+        with self._box.running() as problem:
+            yield problem
 
     def _run_block(self, first: int, last: int) -> dict[int, Segment]:
         self._alive.clear()  # two blocks would break the byte budget

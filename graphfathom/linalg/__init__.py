@@ -1,5 +1,12 @@
 """Linear operators known by their products, and algorithms on them."""
 
+from graphfathom.linalg.block_sparse import BlockSparseOperator
+from graphfathom.linalg.colouring import Colouring, bicolour, colour_rows
+from graphfathom.linalg.components import (
+    is_symmetric,
+    sparse_eigenvalues,
+    sparse_singular_values,
+)
 from graphfathom.linalg.krylov import (
     GolubKahan,
     LargestSingularValue,
@@ -23,6 +30,8 @@ from graphfathom.linalg.vector import stable_norm
 
 __all__ = [
     "AbstractLinearOperator",
+    "BlockSparseOperator",
+    "Colouring",
     "DenseOperator",
     "Estimate",
     "FunctionOperator",
@@ -30,10 +39,15 @@ __all__ = [
     "LargestSingularValue",
     "Quantile",
     "SingularValueSummary",
+    "bicolour",
+    "colour_rows",
     "golub_kahan",
+    "is_symmetric",
     "largest_singular_value",
     "singular_value_quantiles",
     "singular_value_summary",
+    "sparse_eigenvalues",
+    "sparse_singular_values",
     "squared_frobenius",
     "stable_norm",
 ]

@@ -1,0 +1,332 @@
+r"""The Jacobian of act(P X W), and of its state-space form, in closed form.
+
+The form is known, its slopes are not: they are solved for from a few products with the
+layer's own derivative. So the activation may be any function of single entries, before
+or behind the convolution, and nothing is assumed that the derivative does not say.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from scipy.sparse import csr_array, eye_array
+from torch import Tensor
+
+from graphfathom.diagnostics.layer_map import LayerMap, gaussian_rows
+from graphfathom.diagnostics.messages import Term, linear_messages, transitions
+from graphfathom.linalg.block_sparse import BlockSparseOperator
+from graphfathom.linalg.components import csr_parts
+from graphfathom.linalg.operator import AbstractLinearOperator
+
+__all__ = ["ClosedForm", "closed_form"]
+
+NUM_PROBES = 4
+"""Two determine a slope and a carry; with four, the smallest of 173,312 sums of squares
+of Gaussian numbers is far from zero."""
+FIT = 1e-9
+"""Relative residual up to which a form explains the products it was solved from."""
+CHUNK = 1024
+"""Blocks that are made at a time: 32 MB for blocks of 64 x 64."""
+REFINEMENTS = 3
+"""The normal equations at a node lose half of the digits; two corrections find them."""
+ROUND = 1e-11
+"""Slopes and carries this close to 0 or 1 are 0 or 1."""
+
+
+@final
+class ClosedForm(AbstractLinearOperator):
+    r"""The Jacobian of a graph layer by its parts.
+
+    .. math:: J = I \otimes C + (I \otimes B) \, D_s
+        \Bigl( \sum_t P_t \otimes M_t \Bigr) D_r
+
+    with slopes :math:`s` of an activation behind the convolution, or :math:`r` of one
+    before it, at every node and unit. A layer :math:`\sigma(P X W)` has :math:`C = 0`,
+    :math:`B = I`, :math:`M = W^\top`, its state-space form :math:`C = \Lambda`. Get one
+    from :func:`closed_form`.
+
+    Args:
+        terms: Pairs of :math:`P_t`, of shape (N, N), and :math:`M_t`, of shape
+            (out, in).
+        behind: The slopes :math:`s`, of shape (N, out).
+        before: The slopes :math:`r`, of shape (N, in), None for ones.
+        carry: The matrix :math:`C`, None for 0; of a next state of several tensors, the
+            message is added to the first rows.
+        input: The matrix :math:`B`, None for the identity.
+    """
+
+    def __init__(
+        self,
+        terms: list[Term],
+        behind: Tensor,
+        before: Tensor | None = None,
+        carry: Tensor | None = None,
+        input: Tensor | None = None,
+    ) -> None:
+        self.terms, self.behind, self.before = terms, behind, before
+        self.carry, self.input = carry, input
+        self.num_nodes, self.width = behind.shape
+        self.in_channels = terms[0][1].shape[1]
+        self.out_channels = self.width if carry is None else len(carry)
+        self._matrices = [
+            (_on(p, behind), _on(csr_array(p.T), behind)) for p, _ in terms
+        ]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Nodes times the widths of the two states."""
+        return self.num_nodes * self.out_channels, self.num_nodes * self.in_channels
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the slopes."""
+        return self.behind.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the slopes."""
+        return self.behind.device
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether all slopes are 1."""
+        slopes = (self.behind, self.before)
+        return all(bool((s == 1).all()) for s in slopes if s is not None)
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """One sparse and one dense product per term."""
+        x = v.reshape(self.num_nodes, -1)
+        message = self.message(x if self.before is None else self.before * x)
+        message = self.behind * message
+        if self.input is not None:
+            message = message @ self.input.mT
+        if self.carry is None:
+            return message.flatten()
+        out = x @ self.carry.mT
+        out[:, : self.width] += message
+        return out.flatten()
+
+    def rmatvec(self, w: Tensor) -> Tensor:
+        """The same products with the transposed parts."""
+        y = w.reshape(self.num_nodes, -1)
+        message = y[:, : self.width]
+        if self.input is not None:
+            message = message @ self.input
+        message = self.behind * message
+        pairs = zip(self._matrices, self.terms, strict=True)
+        h = sum((p @ message) @ m for (_, p), (_, m) in pairs)
+        x = torch.as_tensor(h if self.before is None else self.before * h)
+        return (x if self.carry is None else x.addmm(y, self.carry)).flatten()
+
+    def message(self, x: Tensor) -> Tensor:
+        r"""The sum :math:`\sum_t P_t X M_t^\top`."""
+        pairs = zip(self._matrices, self.terms, strict=True)
+        return torch.as_tensor(sum(p @ (x @ m.mT) for (p, _), (_, m) in pairs))
+
+    def price(self) -> int:
+        """Bytes of the blocks that :meth:`assemble` stores."""
+        size = self.behind.element_size() * self.out_channels * self.in_channels
+        return int(self._pattern().nnz) * size
+
+    def assemble(self) -> BlockSparseOperator:
+        """The matrix by blocks, one for each pair of nodes of which one sends."""
+        pattern = self._pattern()
+        rowptr, col = (
+            torch.from_numpy(index).long().to(self.device)
+            for index in csr_parts(pattern)[:2]
+        )
+        blocks = self.behind.new_zeros(len(col), self.out_channels, self.in_channels)
+        keys = _keys(pattern).to(self.device)
+        for p, m in self.terms:
+            places = torch.searchsorted(keys, _keys(p).to(self.device))
+            weights = torch.from_numpy(csr_parts(p)[2]).to(self.behind)
+            for chunk in torch.arange(len(places), device=self.device).split(CHUNK):
+                where = places[chunk]
+                rows, cols = keys[where] // self.num_nodes, keys[where] % self.num_nodes
+                part = self._blocks(rows, cols, weights[chunk], m)
+                blocks[where, : self.width] += part
+        if self.carry is not None:
+            nodes = torch.arange(self.num_nodes, device=self.device)
+            places = torch.searchsorted(keys, nodes * (self.num_nodes + 1))
+            for chunk in places.split(CHUNK):
+                blocks[chunk] += self.carry
+        return BlockSparseOperator(rowptr, col, blocks, self.num_nodes)
+
+    def _blocks(self, rows: Tensor, cols: Tensor, weights: Tensor, m: Tensor) -> Tensor:
+        scaled = self.behind[rows] * weights.unsqueeze(1)
+        if self.input is None:
+            part = scaled.unsqueeze(2) * m
+        else:
+            part = (self.input * scaled.unsqueeze(1)) @ m
+        return part if self.before is None else part * self.before[cols].unsqueeze(1)
+
+    def _pattern(self) -> csr_array:
+        """Union of the patterns of all summands, sorted."""
+        kept = [abs(p).sign() for p, _ in self.terms]
+        if self.carry is not None:
+            kept.append(csr_array(eye_array(self.num_nodes)))
+        pattern = csr_array(sum(kept[1:], kept[0]))
+        pattern.sort_indices()
+        return pattern
+
+
+def closed_form(layer: LayerMap) -> ClosedForm | None:
+    r"""Solve for the closed form of the Jacobian of a layer.
+
+    Propagation and weights are read from the layer, see
+    :func:`~graphfathom.diagnostics.messages.linear_messages`. The carry is absent, or
+    :math:`\Lambda` and :math:`E` of the layer's module, or one number per channel;
+    slopes and numbers are solved for by least squares from four products. The result
+    explains these products; compare it with others before you rely on it, as
+    :func:`~graphfathom.diagnostics.exact_jacobian.sparse_jacobian` does.
+
+    Args:
+        layer: The derivative of the layer, in float64.
+
+    Returns:
+        The form, or None if the layer does not have it.
+    """
+    trace, k = layer.trace, layer.k
+    terms = linear_messages(trace, k)
+    sizes = {(len(m), m.shape[1] <= layer.in_channels) for _, m in terms}
+    if len(sizes) != 1 or not all(fits for _, fits in sizes):
+        return None
+    terms = [(p, _padded(m.to(layer.behind.main), layer.in_channels)) for p, m in terms]
+    form = _solve(terms, *_products(layer, transposed=False), transitions(trace, k))
+    if form is None and layer.out_channels == len(terms[0][1]):
+        # An activation before the convolution: the transpose has it behind.
+        turned = [(csr_array(p.T), m.mT) for p, m in terms]
+        form = _solve(turned, *_products(layer, transposed=True), None)
+        if form is not None:
+            carry = None if form.carry is None else form.carry.mT
+            ones = layer.behind.main.new_ones(layer.num_nodes, layer.out_channels)
+            form = ClosedForm(terms, ones, form.behind, carry)
+    return form
+
+
+def _padded(matrix: Tensor, width: int) -> Tensor:
+    """Zeros for the tensors of a state that send no messages."""
+    return F.pad(matrix, (0, width - matrix.shape[1]))
+
+
+def _products(layer: LayerMap, transposed: bool) -> tuple[Tensor, Tensor]:
+    """Random probes and what the layer makes of them, of shapes (Q, N, width)."""
+    generator = torch.Generator().manual_seed(layer.k)
+    width = layer.out_channels if transposed else layer.in_channels
+    product = layer.vjp if transposed else layer.jvp
+    probes = [gaussian_rows(layer, width, generator) for _ in range(NUM_PROBES)]
+    return torch.stack(probes), torch.stack([product(probe) for probe in probes])
+
+
+def _solve(
+    terms: list[Term],
+    probes: Tensor,
+    products: Tensor,
+    known: tuple[list[Tensor], Tensor] | None,
+) -> ClosedForm | None:
+    """The first form that explains the products."""
+    out = len(terms[0][1])
+    linear = ClosedForm(terms, probes.new_ones(probes.shape[1], out))
+    messages = torch.stack([linear.message(x) for x in probes])
+    for carry, input in _carries(messages, probes, products, known):
+        rest = products if carry is None else products - probes @ carry.mT
+        slopes = _slopes(messages, rest[..., :out], input)
+        form = ClosedForm(terms, slopes, None, carry, input)
+        if _explains(form, probes, products):
+            return form
+    return None
+
+
+def _carries(
+    messages: Tensor,
+    probes: Tensor,
+    products: Tensor,
+    known: tuple[list[Tensor], Tensor] | None,
+) -> Iterator[tuple[Tensor | None, Tensor | None]]:
+    """Matrices C and B to try."""
+    out, given, made = messages.shape[2], probes.shape[2], products.shape[2]
+    if out == made:
+        yield None, None
+    if known is not None and known[1].shape == (out, out):
+        first = torch.cat(known[0], dim=1)
+        if first.shape == (out, given):
+            yield _with_rest(first, probes, products), known[1]
+    if given % out == 0 and out <= made:
+        first = _per_channel(messages, probes, products)
+        yield _with_rest(first, probes, products), None
+
+
+def _with_rest(first: Tensor, probes: Tensor, products: Tensor) -> Tensor:
+    """C from its first rows: the other tensors of a state are handed on, or copies."""
+    x, y = probes.flatten(0, 1), products.flatten(0, 1)[:, len(first) :]
+    if not y.shape[1]:
+        return first
+    return torch.cat([first, _snapped(torch.linalg.lstsq(x, y).solution.mT)])
+
+
+def _per_channel(messages: Tensor, probes: Tensor, products: Tensor) -> Tensor:
+    r"""One number per channel and tensor of the state, as the first rows of C.
+
+    Per channel, :math:`y_q = \sum_t c_t x_{tq} + s \circ z_q`: the slopes are
+    eliminated by a projection along z at every node, the rest is least squares.
+    """
+    out = messages.shape[2]
+    x = probes.unflatten(2, (-1, out))  # (Q, N, T, out)
+    z = messages / messages.norm(dim=0).clamp(min=torch.finfo(messages.dtype).tiny)
+
+    def project(values: Tensor) -> Tensor:
+        return values - z.unsqueeze(2) * (z.unsqueeze(2) * values).sum(0)
+
+    x, y = project(x), project(products[..., :out].unsqueeze(2)).squeeze(2)
+    gram = torch.einsum("qntc,qnuc->ctu", x, x)
+    right = torch.einsum("qntc,qnc->ct", x, y)
+    numbers = _snapped(torch.linalg.lstsq(gram, right.unsqueeze(2)).solution.squeeze(2))
+    return torch.cat([torch.diag(column) for column in numbers.unbind(1)], dim=1)
+
+
+def _slopes(messages: Tensor, rest: Tensor, input: Tensor | None) -> Tensor:
+    """Slopes s of ``rest = (s * messages) input'`` by least squares at every node."""
+    silent = (messages == 0).all(0)
+    if input is None:
+        slopes = (messages * rest).sum(0) / messages.square().sum(0)
+        return _snapped(torch.where(silent, 1.0, slopes))
+    gram = (input.mT @ input) * torch.einsum("qna,qnb->nab", messages, messages)
+    slopes = torch.zeros_like(messages[0])
+    for _ in range(REFINEMENTS):
+        left = rest - (slopes * messages) @ input.mT
+        right = (messages * (left @ input)).sum(0)
+        slopes += torch.linalg.lstsq(gram, right.unsqueeze(2)).solution.squeeze(2)
+    return _snapped(torch.where(silent, 1.0, slopes))
+
+
+def _snapped(values: Tensor) -> Tensor:
+    """Numbers that are 0 or 1 but for rounding."""
+    whole = values.round().clamp(0, 1)
+    return torch.where((values - whole).abs() < ROUND, whole, values)
+
+
+def _explains(form: ClosedForm, probes: Tensor, products: Tensor) -> bool:
+    made = torch.stack([form.matvec(x.flatten()) for x in probes])
+    error = (made.view(products.shape) - products).norm()
+    return bool(error <= FIT * products.norm())
+
+
+def _keys(pattern: csr_array) -> Tensor:
+    """Row times n plus column of each stored entry."""
+    rowptr, col = (torch.from_numpy(part).long() for part in csr_parts(pattern)[:2])
+    n = len(rowptr) - 1
+    return torch.arange(n).repeat_interleave(rowptr.diff()) * n + col
+
+
+def _on(matrix: csr_array, like: Tensor) -> Tensor:
+    """A SciPy matrix as a sparse tensor beside another tensor."""
+    rowptr, col, value = map(torch.from_numpy, csr_parts(matrix))
+    n = len(rowptr) - 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)")
+        tensor = torch.sparse_csr_tensor(rowptr, col, value, (n, n))
+    return tensor.to(like.device, like.dtype)
