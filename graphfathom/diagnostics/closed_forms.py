@@ -7,6 +7,7 @@ or behind the convolution, and nothing is assumed that the derivative does not s
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from typing import final
@@ -26,7 +27,7 @@ __all__ = ["ClosedForm", "closed_form"]
 
 NUM_PROBES = 4
 """Two determine a slope and a carry; with four, the smallest of 173,312 sums of squares
-of Gaussian numbers is far from zero."""
+of Gaussian numbers is far from zero. On a graph of a few nodes there are more."""
 FIT = 1e-9
 """Relative residual up to which a form explains the products it was solved from."""
 CHUNK = 1024
@@ -218,7 +219,8 @@ def _products(layer: LayerMap, transposed: bool) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(layer.k)
     width = layer.out_channels if transposed else layer.in_channels
     product = layer.vjp if transposed else layer.jvp
-    probes = [gaussian_rows(layer, width, generator) for _ in range(NUM_PROBES)]
+    count = max(NUM_PROBES, 2 + math.ceil(width / max(layer.num_nodes, 1)))
+    probes = [gaussian_rows(layer, width, generator) for _ in range(count)]
     return torch.stack(probes), torch.stack([product(probe) for probe in probes])
 
 

@@ -150,10 +150,12 @@ def _mixing_module(layer: LayerMap) -> str | None:
             stack.callback(handle.remove)
         with torch.no_grad():
             problem.call()
-    # What is called behind the layer, else before it; of nested modules the outermost.
+    # What is called behind the layer, else before it; of nested modules the innermost.
     for begin in (layer.k, layer.k - 1):
         if len(log.mixing) == trace.num_layers + 1 and log.mixing[begin]:
-            return min(log.mixing[begin], key=len)
+            # PyG's norms wrap torch's under this name.
+            own = [name for name in log.mixing[begin] if ".module` " not in name]
+            return max(own, key=len)
     return None
 
 

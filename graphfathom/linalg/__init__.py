@@ -7,6 +7,7 @@ from graphfathom.linalg.components import (
     sparse_eigenvalues,
     sparse_singular_values,
 )
+from graphfathom.linalg.eigen import Eigenvalues, eigenvalues
 from graphfathom.linalg.krylov import (
     GolubKahan,
     LargestSingularValue,
@@ -18,6 +19,11 @@ from graphfathom.linalg.operator import (
     DenseOperator,
     FunctionOperator,
 )
+from graphfathom.linalg.products import (
+    LogSingularValues,
+    log10_singular_values,
+    lyapunov_exponents,
+)
 from graphfathom.linalg.stochastic import (
     Estimate,
     Quantile,
@@ -26,6 +32,7 @@ from graphfathom.linalg.stochastic import (
     singular_value_summary,
     squared_frobenius,
 )
+from graphfathom.linalg.structured import KroneckerOperator
 from graphfathom.linalg.vector import stable_norm
 
 __all__ = [
@@ -33,17 +40,23 @@ __all__ = [
     "BlockSparseOperator",
     "Colouring",
     "DenseOperator",
+    "Eigenvalues",
     "Estimate",
     "FunctionOperator",
     "GolubKahan",
+    "KroneckerOperator",
     "LargestSingularValue",
+    "LogSingularValues",
     "Quantile",
     "SingularValueSummary",
     "bicolour",
     "colour_rows",
+    "eigenvalues",
     "golub_kahan",
     "is_symmetric",
     "largest_singular_value",
+    "log10_singular_values",
+    "lyapunov_exponents",
     "singular_value_quantiles",
     "singular_value_summary",
     "sparse_eigenvalues",

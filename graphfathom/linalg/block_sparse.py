@@ -137,7 +137,9 @@ class BlockSparseOperator(AbstractLinearOperator):
         """The matrix for SciPy; on a CPU the blocks are shared, not copied."""
         from scipy.sparse import bsr_array
 
-        parts = (self.blocks.detach(), self.col, self.rowptr)
+        small = max(self.blocks.shape[0], *self.shape) < 2**31
+        index = torch.int32 if small else torch.int64
+        parts = (self.blocks.detach(), self.col.to(index), self.rowptr.to(index))
         arrays = tuple(part.cpu().numpy() for part in parts)
         # SciPy's stub has no block arrays.
         return bsr_array(arrays, shape=self.shape)  # pyright: ignore

@@ -50,7 +50,7 @@ def colour_rows(pattern: csr_array) -> np.ndarray:
 
     Example:
         >>> colour_rows(csr_array(np.array([[1, 1, 0], [0, 1, 0], [0, 0, 1]])))
-        array([0, 1, 1])
+        array([0, 1, 0])
 
     References:
         | What Color Is Your Jacobian? Graph Coloring for Computing Derivatives
@@ -79,8 +79,9 @@ def bicolour(
 ) -> Colouring:
     """The cheapest plan found: crowded columns by themselves, the rest by rows.
 
-    Which columns have many entries is tried out: those with more than 0 (all of them),
-    1, 2, 4, ... and none. A star of n nodes takes 2 groups of each kind and not n.
+    Which columns have many entries is tried out: those with more than a half, a
+    quarter, ... of the fullest one's, none of them and all. A star of n nodes takes
+    three groups and not n.
 
     Args:
         pattern: As in :func:`colour_rows`.
@@ -108,12 +109,11 @@ def bicolour(
 
 
 def _limits(pattern: csr_array) -> Iterator[int]:
-    counts = _column_counts(pattern)
-    limit, largest = 0, int(counts.max(initial=0))
-    while limit < largest:
+    limit = int(_column_counts(pattern).max(initial=0))
+    yield limit
+    while limit:
+        limit //= 2
         yield limit
-        limit = max(1, 2 * limit)
-    yield largest
 
 
 def _plan(pattern: csr_array, limit: int) -> Colouring:
