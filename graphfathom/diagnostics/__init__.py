@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graphfathom.diagnostics.closed_forms import ClosedForm, closed_form
     from graphfathom.diagnostics.exact_jacobian import SparseJacobian, sparse_jacobian
+    from graphfathom.diagnostics.exact_spectra import (
+        all_singular_values,
+        eigenvalue_cloud,
+    )
     from graphfathom.diagnostics.jacobian import JacobianError, JacobianOperator
     from graphfathom.diagnostics.layer_map import LayerMap
 
@@ -17,7 +21,9 @@ __all__ = [
     "JacobianOperator",
     "LayerMap",
     "SparseJacobian",
+    "all_singular_values",
     "closed_form",
+    "eigenvalue_cloud",
     "sparse_jacobian",
 ]
 
@@ -27,7 +33,9 @@ _HOME = {
     "JacobianOperator": "jacobian",
     "LayerMap": "layer_map",
     "SparseJacobian": "exact_jacobian",
+    "all_singular_values": "exact_spectra",
     "closed_form": "closed_forms",
+    "eigenvalue_cloud": "exact_spectra",
     "sparse_jacobian": "exact_jacobian",
 }
 

@@ -45,7 +45,8 @@ def test_rows_of_a_group_share_no_column(shape, seed):
     matrix = pattern(shape, seed=seed)
     groups = colour_rows(matrix)
     used = np.diff(matrix.indptr) > 0
-    assert (groups[used] >= 0).all() and (groups[~used] == -1).all()
+    assert (groups[used] >= 0).all()
+    assert (groups[~used] == -1).all()
     for group in range(groups.max(initial=-1) + 1):
         rows = matrix[np.flatnonzero(groups == group)]
         assert np.bincount(rows.indices).max() <= 1
@@ -93,5 +94,5 @@ def test_nothing_to_read(shape):
 
 
 def test_bad_price():
-    with pytest.raises(ValueError, match="must be positive. Got 0 and 1"):
+    with pytest.raises(ValueError, match=r"must be positive\. Got 0 and 1"):
         bicolour(star(3), 0, 1)
