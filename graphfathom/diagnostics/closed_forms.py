@@ -30,8 +30,8 @@ NUM_PROBES = 4
 of Gaussian numbers is far from zero. On a graph of a few nodes there are more."""
 FIT = 1e-9
 """Relative residual up to which a form explains the products it was solved from."""
-CHUNK = 1024
-"""Blocks that are made at a time: 32 MB for blocks of 64 x 64."""
+CACHE = 2**20
+"""Bytes of the blocks that are made at a time, so that they stay in the cache."""
 REFINEMENTS = 3
 """The normal equations at a node lose half of the digits; two corrections find them."""
 ROUND = 1e-11
@@ -142,19 +142,22 @@ class ClosedForm(AbstractLinearOperator):
         )
         blocks = self.behind.new_zeros(len(col), self.out_channels, self.in_channels)
         keys = _keys(pattern).to(self.device)
+        count = max(CACHE // max(blocks[:1].nbytes, 1), 1)
         for p, m in self.terms:
             places = torch.searchsorted(keys, _keys(p).to(self.device))
             weights = torch.from_numpy(csr_parts(p)[2]).to(self.behind)
-            for chunk in torch.arange(len(places), device=self.device).split(CHUNK):
-                where = places[chunk]
+            whole = len(places) == len(keys)  # then the places are 0, 1, 2, ...
+            for begin in range(0, len(places), count):
+                part = slice(begin, begin + count)
+                where = part if whole else places[part]
                 rows, cols = keys[where] // self.num_nodes, keys[where] % self.num_nodes
-                part = self._blocks(rows, cols, weights[chunk], m)
-                blocks[where, : self.width] += part
+                made = self._blocks(rows, cols, weights[part], m)
+                blocks[where, : self.width] += made
         if self.carry is not None:
             nodes = torch.arange(self.num_nodes, device=self.device)
             places = torch.searchsorted(keys, nodes * (self.num_nodes + 1))
-            for chunk in places.split(CHUNK):
-                blocks[chunk] += self.carry
+            for where in places.split(count):
+                blocks[where] += self.carry
         return BlockSparseOperator(rowptr, col, blocks, self.num_nodes)
 
     def _blocks(self, rows: Tensor, cols: Tensor, weights: Tensor, m: Tensor) -> Tensor:
