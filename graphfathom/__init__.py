@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         plotting,
         theory,
         training,
+        transforms,
     )
     from graphfathom.calibration import calibrate
     from graphfathom.diagnostics.report import Report
@@ -41,6 +42,7 @@ __all__ = [
     "theory",
     "to_state_space",
     "training",
+    "transforms",
     "unwrap",
 ]
 

@@ -4,6 +4,7 @@
 with.
 """
 
+from graphfathom.datasets.bottleneck import dumbbell
 from graphfathom.datasets.csbm import csbm, synthetic_cora
 from graphfathom.datasets.loading import (
     NAMES,
@@ -22,6 +23,7 @@ __all__ = [
     "cache_folder",
     "csbm",
     "data_folder",
+    "dumbbell",
     "load",
     "locate",
     "synthetic_cora",

@@ -7,6 +7,7 @@ from graphfathom.linalg.components import (
     sparse_eigenvalues,
     sparse_singular_values,
 )
+from graphfathom.linalg.density import SpectralDensity, spectral_density
 from graphfathom.linalg.eigen import Eigenvalues, eigenvalues
 from graphfathom.linalg.krylov import (
     GolubKahan,
@@ -24,6 +25,7 @@ from graphfathom.linalg.products import (
     log10_singular_values,
     lyapunov_exponents,
 )
+from graphfathom.linalg.restarted import SingularTriplets, largest_singular_values
 from graphfathom.linalg.stochastic import (
     Estimate,
     Quantile,
@@ -48,19 +50,23 @@ __all__ = [
     "LargestSingularValue",
     "LogSingularValues",
     "Quantile",
+    "SingularTriplets",
     "SingularValueSummary",
+    "SpectralDensity",
     "bicolour",
     "colour_rows",
     "eigenvalues",
     "golub_kahan",
     "is_symmetric",
     "largest_singular_value",
+    "largest_singular_values",
     "log10_singular_values",
     "lyapunov_exponents",
     "singular_value_quantiles",
     "singular_value_summary",
     "sparse_eigenvalues",
     "sparse_singular_values",
+    "spectral_density",
     "squared_frobenius",
     "stable_norm",
 ]

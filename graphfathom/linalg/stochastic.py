@@ -7,22 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from graphfathom.linalg.krylov import (
-    GolubKahan,
     LargestSingularValue,
     default_num_matvecs,
-    golub_kahan,
-    leading_value,
     smaller_side_last,
 )
 from graphfathom.linalg.operator import AbstractLinearOperator
-from graphfathom.linalg.vector import (
-    gaussian_vector,
-    rademacher_vector,
-    stable_norm,
+from graphfathom.linalg.quadrature import (
+    Estimate,
+    Quantile,
+    check_num_samples,
+    check_share,
+    quadratures,
+    quantile_of,
+    standard_error,
 )
+from graphfathom.linalg.vector import rademacher_vector, stable_norm
 
 __all__ = [
     "Estimate",
@@ -32,31 +33,6 @@ __all__ = [
     "singular_value_summary",
     "squared_frobenius",
 ]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number estimated from random samples."""
-
-    value: float
-    """The estimate."""
-    stderr: float
-    """Its standard error, in the unit of :attr:`value`."""
-
-
-@dataclass(frozen=True)
-class Quantile:
-    """A quantile of a distribution known from quadratures."""
-
-    value: float
-    """The estimate."""
-    stderr: float
-    """Its standard error: the spread over probes and the resolution of the quadrature,
-    as for a uniform error in [lower, upper], in quadrature."""
-    lower: float
-    """The smallest value that agrees with the quadratures of the probes."""
-    upper: float
-    """The largest such value, but for what lies above the largest value seen."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +77,7 @@ def squared_frobenius(
         | A stochastic estimator of the trace of the influence matrix for Laplacian
           smoothing splines (Hutchinson, 1990)
     """
-    _check_num_samples(num_samples)
+    check_num_samples(num_samples)
     norms = []
     for _ in range(num_samples):
         w = rademacher_vector(
@@ -112,7 +88,8 @@ def squared_frobenius(
     scale = float(max(norms)) or 1.0
     squares = (torch.stack(norms) / scale) ** 2
     return Estimate(
-        float(squares.mean()) * scale * scale, float(_stderr(squares)) * scale * scale
+        float(squares.mean()) * scale * scale,
+        float(standard_error(squares)) * scale * scale,
     )
 
 
@@ -165,25 +142,17 @@ def singular_value_summary(
         | Confidence intervals for medians and other position measures (Woodruff, 1952)
     """
     for share in quantiles:
-        if not 0 <= share <= 1:
-            raise ValueError(f"`quantiles` must lie in [0, 1]. Got {share}.")
-    _check_num_samples(num_samples)
+        check_share(share, "quantiles")
     operator = smaller_side_last(operator)
-    n = operator.shape[1]
     steps = default_num_matvecs(operator) if num_matvecs is None else num_matvecs
-    runs = [
-        golub_kahan(
-            operator,
-            steps,
-            gaussian_vector(n, operator.dtype, operator.device, generator=generator),
-        )
-        for _ in range(num_samples)
-    ]
-    leading = [leading_value(run, tol) for run in runs]
+    found = quadratures(operator, steps, num_samples, tol, generator=generator)
     # NaN first: a non-finite product must not hide behind a finite one.
-    largest = max(leading, key=lambda one: (math.isnan(one.value), one.value))
+    largest = max(
+        (one for _, one in found), key=lambda one: (math.isnan(one.value), one.value)
+    )
+    probes = [quadrature for quadrature, _ in found]
     return SingularValueSummary(
-        largest, tuple(_quantile(runs, n, share) for share in quantiles)
+        largest, tuple(quantile_of(probes, share) for share in quantiles)
     )
 
 
@@ -199,105 +168,3 @@ def singular_value_quantiles(
     return singular_value_summary(
         operator, quantiles, num_matvecs, num_samples, generator=generator
     ).quantiles
-
-
-def _check_num_samples(num_samples: int) -> None:
-    if num_samples < 2:
-        raise ValueError(
-            f"`num_samples` must be at least 2, or there is no standard error. Got "
-            f"{num_samples}."
-        )
-
-
-def _stderr(samples: Tensor) -> Tensor:
-    """Standard error of the mean along the last dimension."""
-    return samples.std(dim=-1) / samples.shape[-1] ** 0.5
-
-
-@dataclass(frozen=True, eq=False)
-class _Distribution:
-    """The mean of several measures on the half line, each a sum of uniform pieces.
-
-    Piece p spreads its mass evenly over ``[lower[p], upper[p]]``, which may be a point;
-    ``mass`` has shape (P, probes) and is zero outside the probe that owns the piece.
-    """
-
-    lower: Tensor
-    upper: Tensor
-    mass: Tensor
-
-    def shares(self, points: Tensor, *, inclusive: bool) -> Tensor:
-        """Mass of each probe up to each point, of shape (points, probes)."""
-        points = points.unsqueeze(1)
-        width = self.upper - self.lower
-        inside = points >= self.lower if inclusive else points > self.lower
-        part = ((points - self.lower) / width).clamp(0, 1)
-        return torch.where(width > 0, part, inside.double()) @ self.mass
-
-    def inverse(self, share: float) -> Tensor:
-        """The smallest point with at least this share of the mean measure below it."""
-        points = torch.cat([self.lower, self.upper]).unique()
-        below = self.shares(points, inclusive=False).mean(dim=1)
-        upto = self.shares(points, inclusive=True).mean(dim=1)
-        reached = upto >= share - 1e-9  # weights are rounded
-        i = int(reached.int().argmax())
-        if i == 0 or below[i] <= share:
-            return points[i]
-        rise = below[i] - upto[i - 1]
-        return torch.lerp(points[i - 1], points[i], (share - upto[i - 1]) / rise)
-
-    def spread(self, share: float) -> float:
-        """Standard error of the inverse over probes, by Woodruff's method."""
-        point = self.inverse(share).unsqueeze(0)
-        sides = [self.shares(point, inclusive=side) for side in (False, True)]
-        error = float(_stderr(torch.cat(sides)).max())
-        width = self.inverse(min(share + error, 1)) - self.inverse(share - error)
-        return float(width) / 2
-
-
-def _quantile(runs: Sequence[GolubKahan], size: int, share: float) -> Quantile:
-    """A quantile of the singular values of an operator with ``size`` columns."""
-    nodes = [_nodes(run, size) for run in runs]
-    ends = torch.stack([torch.cat(part) for part in list(zip(*nodes, strict=True))[:3]])
-    if not ends.isfinite().all():
-        return Quantile(math.nan, math.nan, math.nan, math.nan)
-    lower, middle, upper = _merged(ends, max(run.rounding for run in runs))
-    mass = torch.block_diag(*(node[3].unsqueeze(1) for node in nodes))
-    spread_out = _Distribution(
-        torch.cat([lower, middle]),
-        torch.cat([middle, upper]),
-        torch.cat([mass, mass]) / 2,
-    )
-    smallest = float(_Distribution(lower, lower, mass).inverse(share))
-    largest = float(_Distribution(upper, upper, mass).inverse(share))
-    return Quantile(
-        value=float(spread_out.inverse(share)),
-        # The standard deviation of a uniform variable is its width over sqrt(12).
-        stderr=math.hypot(spread_out.spread(share), (largest - smallest) / 12**0.5),
-        lower=smallest,
-        upper=largest,
-    )
-
-
-def _merged(points: Tensor, tol: float) -> Tensor:
-    """Make points equal that differ by rounding, relative to the largest one.
-
-    One singular value, found by two probes, is one point mass and not two.
-    """
-    ordered, position = points.unique(return_inverse=True)
-    starts = torch.diff(ordered, prepend=ordered[:1]) > tol * ordered[-1]
-    starts[0] = True
-    return ordered[starts][starts.cumsum(0) - 1][position]
-
-
-def _nodes(run: GolubKahan, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Lower ends, nodes, upper ends and masses of one quadrature, in rising order."""
-    values, weights, residuals = (part.flip(0) for part in run.ritz())
-    if run.steps == size:  # all singular values, whatever the start
-        weights = torch.full_like(weights, 1 / size)
-        residuals = torch.zeros_like(residuals)
-    # No mass below zero, nor above the largest value seen.
-    gaps = torch.diff(values, prepend=values.new_zeros(1), append=values[-1:])
-    lower = values - torch.minimum(residuals, gaps[:-1])
-    upper = values + torch.minimum(residuals, gaps[1:])
-    return lower, values, upper, weights

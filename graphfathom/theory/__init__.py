@@ -1,5 +1,10 @@
 """What theory predicts: closed forms and bounds, each a function of plain tensors."""
 
+from graphfathom.theory.resistance import (
+    commute_time,
+    effective_resistance,
+    total_effective_resistance,
+)
 from graphfathom.theory.smoothing import (
     log10_energy_bound,
     log10_norm_bound,
@@ -16,6 +21,8 @@ from graphfathom.theory.squashing import SensitivityBound, sensitivity_bound
 
 __all__ = [
     "SensitivityBound",
+    "commute_time",
+    "effective_resistance",
     "gcn_singular_values",
     "log10_energy_bound",
     "log10_norm_bound",
@@ -25,4 +32,5 @@ __all__ = [
     "sensitivity_bound",
     "state_space_eigenvalues",
     "state_space_singular_value_bounds",
+    "total_effective_resistance",
 ]

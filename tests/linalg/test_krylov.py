@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from checks import check_operator
+from matrices import gaussian, generator, with_spectrum
 from torch.testing import assert_close
 
 from graphfathom.linalg import (
@@ -14,22 +15,6 @@ from graphfathom.linalg import (
 
 SHAPES = [(12, 12), (20, 8), (8, 20), (1, 6), (6, 1)]
 SEEDS = range(3)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def gaussian(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=generator(seed))
-
-
-def with_spectrum(m: int, n: int, values: list[float], seed: int = 0) -> torch.Tensor:
-    """A matrix with these singular values, and zeros if they are too few."""
-    U, _ = torch.linalg.qr(gaussian(m, m, seed=seed))
-    V, _ = torch.linalg.qr(gaussian(n, n, seed=seed + 1))
-    k = len(values)
-    return U[:, :k] @ torch.tensor(values, dtype=torch.float64).diag() @ V[:, :k].mT
 
 
 def check_identities(A: torch.Tensor, run, rtol: float = 1e-12) -> None:
