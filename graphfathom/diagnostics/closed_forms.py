@@ -18,7 +18,7 @@ from scipy.sparse import csr_array, eye_array
 from torch import Tensor
 
 from graphfathom.diagnostics.layer_map import LayerMap, gaussian_rows
-from graphfathom.diagnostics.messages import Term, linear_messages, transitions
+from graphfathom.diagnostics.messages import Term
 from graphfathom.linalg.block_sparse import BlockSparseOperator
 from graphfathom.linalg.components import csr_parts
 from graphfathom.linalg.operator import AbstractLinearOperator
@@ -194,13 +194,17 @@ def closed_form(layer: LayerMap) -> ClosedForm | None:
     Returns:
         The form, or None if the layer does not have it.
     """
-    trace, k = layer.trace, layer.k
-    terms = linear_messages(trace, k)
+    messages = layer.trace.messages[layer.k - 1]
+    terms = messages.terms
     sizes = {(len(m), m.shape[1] <= layer.in_channels) for _, m in terms}
     if len(sizes) != 1 or not all(fits for _, fits in sizes):
         return None
-    terms = [(p, _padded(m.to(layer.behind.main), layer.in_channels)) for p, m in terms]
-    form = _solve(terms, *_products(layer, transposed=False), transitions(trace, k))
+    like = layer.behind.main
+    terms = [(p, _padded(m.to(like), layer.in_channels)) for p, m in terms]
+    known = None
+    if messages.input is not None:
+        known = [m.to(like) for m in messages.carry], messages.input.to(like)
+    form = _solve(terms, *_products(layer, transposed=False), known)
     if form is None and layer.out_channels == len(terms[0][1]):
         # An activation before the convolution: the transpose has it behind.
         turned = [(csr_array(p.T), m.mT) for p, m in terms]

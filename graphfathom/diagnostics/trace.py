@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from graphfathom.diagnostics.jacobian import JacobianOperator
+from graphfathom.diagnostics.messages import Messages, linear_messages
 from graphfathom.diagnostics.recorder import (
     ForwardError,
     Recording,
@@ -123,6 +125,12 @@ class Trace:
     def jacobian(self, i: int, j: int) -> JacobianOperator:
         """The derivative of state j in state i, without taps."""
         return JacobianOperator(self, i, j)
+
+    @cached_property
+    def messages(self) -> tuple[Messages, ...]:
+        """What the modules of each layer show of its messages."""
+        with self.running() as problem:
+            return linear_messages(problem, self.layers, len(self.states[-1].main))
 
     @contextmanager
     def running(self) -> Iterator[Problem]:

@@ -1,0 +1,158 @@
+"""The whole spectrum of single layers, and of the network as a product of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, overload
+
+import torch
+
+from graphfathom.diagnostics.jacobian import JacobianOperator
+from graphfathom.diagnostics.observations import Observation
+from graphfathom.diagnostics.spectra import sampled_layers
+from graphfathom.linalg.density import spectral_density
+from graphfathom.linalg.products import log10_singular_values, lyapunov_exponents
+
+if TYPE_CHECKING:
+    from graphfathom.diagnostics.trace import Trace
+
+__all__ = [
+    "GRID",
+    "density_observations",
+    "density_products",
+    "grid_name",
+    "product_observations",
+    "product_products",
+]
+
+NUM_LAYERS = 4
+"""Layers whose density is estimated: the first, the last and two between."""
+NUM_MATVECS, NUM_SAMPLES = 20, 4
+"""Steps and probes: the shares are then known to a few hundredths."""
+NUM_VALUES, OVERSAMPLING, MAX_SWEEPS = 2, 3, 4
+"""Singular values of the whole product, further columns and passes."""
+SMALL = 0.1
+"""Directions that lose more than nine tenths of their length in one layer."""
+GRID = torch.linspace(-3, 1, 41, dtype=torch.float64)
+"""Decimal logarithms of the singular values at which the density is given."""
+
+
+def grid_name(name: str, log10: float) -> str:
+    """Name of a density at a point of :data:`GRID`: ``"density.log10=-0.5"``."""
+    return f"{name}.log10={log10:.1f}".replace("=-0.0", "=0.0")
+
+
+def density_products(trace: Trace) -> int:
+    """Products with one layer that :func:`density_observations` takes."""
+    layers = len(sampled_layers(trace.num_layers, NUM_LAYERS))
+    return layers * (2 * NUM_MATVECS * NUM_SAMPLES + 2)
+
+
+def density_observations(trace: Trace, generator: torch.Generator) -> list[Observation]:
+    r"""Distribution of the singular values of at most four layers.
+
+    Args:
+        trace: The network.
+        generator: Source of randomness.
+
+    Returns:
+        ``edge_of_chaos``, :math:`\tfrac12 \log_{10} (\|J\|_F^2 / n)`, which is 0 where
+        the mean square of lengths is kept; ``singular_values.below``, the share of
+        those of at most 0.1; and ``density.log10=...``, the density of
+        :math:`\log_{10} \sigma` per decade.
+    """
+    rows: list[Observation] = []
+    dtype = trace.precision
+    for k in sampled_layers(trace.num_layers, NUM_LAYERS):
+        jacobian, place = trace.jacobian(k - 1, k), f"layer:{k}"
+        steps = min(NUM_MATVECS, *jacobian.shape)
+        if steps < 1:
+            continue
+        found = spectral_density(jacobian, steps, NUM_SAMPLES, generator=generator)
+        chaos, below = found.edge_of_chaos, found.fraction_below(SMALL)
+        rows += [
+            Observation(
+                "edge_of_chaos", place, chaos.value, chaos.stderr, "log10", dtype
+            ),
+            Observation(
+                "singular_values.below",
+                place,
+                below.value,
+                below.stderr,
+                "share",
+                dtype,
+            ),
+        ]
+        values, errors = found.density(10**GRID, log10=True)
+        for x, value, stderr in zip(GRID.tolist(), values, errors, strict=True):
+            name = grid_name("density", x)
+            rows.append(
+                Observation(
+                    name, place, float(value), float(stderr), "per decade", dtype
+                )
+            )
+        trace.segment(k).release()
+    return rows
+
+
+def product_products(trace: Trace) -> int:
+    """Products with one layer that :func:`product_observations` takes at most."""
+    columns = NUM_VALUES + OVERSAMPLING
+    return trace.num_layers * (columns * MAX_SWEEPS + NUM_VALUES + 2 * MAX_SWEEPS)
+
+
+def product_observations(trace: Trace, generator: torch.Generator) -> list[Observation]:
+    r"""Singular values of the Jacobian of all layers together.
+
+    Args:
+        trace: The network.
+        generator: Source of randomness.
+
+    Returns:
+        ``product_singular_value.1`` and ``.2``, the largest of
+        :math:`\partial H_L / \partial H_0` in log10, each with ``....residual``, how
+        many decades away the product surely has one; and ``lyapunov_exponent.1`` and
+        ``.2``, growth rates of random volumes in nats per layer.
+    """
+    factors = _Layers(trace)
+    count = min(NUM_VALUES, *(size for f in factors for size in f.shape))
+    if count < 1:
+        return []
+    found = log10_singular_values(
+        factors,
+        count,
+        oversampling=OVERSAMPLING,
+        max_sweeps=MAX_SWEEPS,
+        tol=1e-2,
+        generator=generator,
+    )
+    exponents = lyapunov_exponents(factors, count, generator=generator)
+    dtype, rows = trace.precision, []
+    for i in range(count):
+        for name, value, unit in (
+            (f"product_singular_value.{i + 1}", found.log10[i], "log10"),
+            (f"product_singular_value.{i + 1}.residual", found.residual[i], "log10"),
+            (f"lyapunov_exponent.{i + 1}", exponents[i], "nats per layer"),
+        ):
+            rows.append(Observation(name, "model", float(value), None, unit, dtype))
+    return rows
+
+
+class _Layers(Sequence[JacobianOperator]):
+    """The Jacobians of all layers, each made when it is asked for."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+
+    def __len__(self) -> int:
+        return self.trace.num_layers
+
+    @overload
+    def __getitem__(self, index: int) -> JacobianOperator: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[JacobianOperator]: ...
+    def __getitem__(self, index: int | slice) -> object:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        k = range(len(self))[index]
+        return JacobianOperator(self.trace, k, k + 1)
