@@ -4,7 +4,7 @@ Command: ``python benchmarks/jacobian_colouring.py`` (about ten minutes on two c
 GATv2 and GIN with a two-layer MLP, 1,200 nodes, 16 channels, float64, on an Erdos-Renyi
 and a Barabasi-Albert graph of mean degree 6. Ours starts from the model: it is traced,
 the pattern probed, coloured, read and checked on random vectors. The peer is ``jacrev``
-in chunks of 400 rows. All entries must agree, or the script fails. ``ratio`` is the
+in chunks of 100 rows. All entries must agree, or the script fails. ``ratio`` is the
 worst of the four.
 """
 
@@ -17,7 +17,7 @@ from _claim import interleaved, parse, publish
 from _jacobians import FAMILIES, Layer, difference, graph, ours, peer
 from torch_geometric.nn import MLP, GATv2Conv, GINConv
 
-CHANNELS, CHUNK = 16, 400
+CHANNELS, CHUNK = 16, 100
 
 
 def layers() -> dict[str, Layer]:

@@ -10,32 +10,28 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
 from scipy.sparse import csr_array, eye_array
 from torch import Tensor
 
-from graphfathom.diagnostics.layer_map import LayerMap, gaussian_rows
+from graphfathom.diagnostics.layer_map import LayerMap, random_rows
 from graphfathom.diagnostics.messages import Term
 from graphfathom.linalg.block_sparse import BlockSparseOperator
 from graphfathom.linalg.components import csr_parts
 from graphfathom.linalg.operator import AbstractLinearOperator
 
-__all__ = ["ClosedForm", "closed_form"]
+__all__ = ["ClosedForm", "closed_form", "tolerance"]
 
 NUM_PROBES = 4
 """Two determine a slope and a carry; with four, the smallest of 173,312 sums of squares
-of Gaussian numbers is far from zero. On a graph of a few nodes there are more."""
-FIT = 1e-9
-"""Relative residual up to which a form explains the products it was solved from."""
+of random numbers is far from zero. On a graph of a few nodes there are more."""
 CACHE = 2**20
 """Bytes of the blocks that are made at a time, so that they stay in the cache."""
 REFINEMENTS = 3
 """The normal equations at a node lose half of the digits; two corrections find them."""
-ROUND = 1e-11
-"""Slopes and carries this close to 0 or 1 are 0 or 1."""
 
 
 @final
@@ -113,15 +109,29 @@ class ClosedForm(AbstractLinearOperator):
 
     def rmatvec(self, w: Tensor) -> Tensor:
         """The same products with the transposed parts."""
-        y = w.reshape(self.num_nodes, -1)
-        message = y[:, : self.width]
+        return self.pull(w.reshape(self.num_nodes, 1, -1)).flatten()
+
+    def pull(self, y: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Transposed products with B vectors side by side: (N, B, out) to (N, B, in).
+
+        Args:
+            y: The vectors.
+            rows: Nodes whose rows of ``y`` may be other than zero; all if None.
+        """
+        message = y[..., : self.width] if rows is None else y[rows, :, : self.width]
         if self.input is not None:
             message = message @ self.input
-        message = self.behind * message
-        pairs = zip(self._matrices, self.terms, strict=True)
-        h = sum((p @ message) @ m for (_, p), (_, m) in pairs)
-        x = torch.as_tensor(h if self.before is None else self.before * h)
-        return (x if self.carry is None else x.addmm(y, self.carry)).flatten()
+        behind = self.behind if rows is None else self.behind[rows]
+        message = behind.unsqueeze(1) * message
+        x: Any = 0
+        for (_, p), (_, m) in zip(self._matrices, self.terms, strict=True):
+            sent = message @ m
+            if rows is not None:
+                sent = sent.new_zeros(len(y), *sent.shape[1:]).index_copy(0, rows, sent)
+            x = x + (p @ sent.flatten(1)).view(sent.shape)
+        if self.before is not None:
+            x = self.before.unsqueeze(1) * x
+        return x if self.carry is None else x + y @ self.carry
 
     def message(self, x: Tensor) -> Tensor:
         r"""The sum :math:`\sum_t P_t X M_t^\top`."""
@@ -178,6 +188,11 @@ class ClosedForm(AbstractLinearOperator):
         return pattern
 
 
+def tolerance(dtype: torch.dtype) -> float:
+    """Relative error up to which products agree: 4e-10 in float64, 7e-5 in float32."""
+    return torch.finfo(dtype).eps ** 0.6
+
+
 def closed_form(layer: LayerMap) -> ClosedForm | None:
     r"""Solve for the closed form of the Jacobian of a layer.
 
@@ -189,11 +204,13 @@ def closed_form(layer: LayerMap) -> ClosedForm | None:
     :func:`~graphfathom.diagnostics.exact_jacobian.sparse_jacobian` does.
 
     Args:
-        layer: The derivative of the layer, in float64.
+        layer: The derivative of the layer.
 
     Returns:
         The form, or None if the layer does not have it.
     """
+    if layer.dtype not in (torch.float32, torch.float64):
+        return None  # there are no sparse products in less
     messages = layer.trace.messages[layer.k - 1]
     terms = messages.terms
     sizes = {(len(m), m.shape[1] <= layer.in_channels) for _, m in terms}
@@ -227,7 +244,7 @@ def _products(layer: LayerMap, transposed: bool) -> tuple[Tensor, Tensor]:
     width = layer.out_channels if transposed else layer.in_channels
     product = layer.vjp if transposed else layer.jvp
     count = max(NUM_PROBES, 2 + math.ceil(width / max(layer.num_nodes, 1)))
-    probes = [gaussian_rows(layer, width, generator) for _ in range(count)]
+    probes = [random_rows(layer, width, generator) for _ in range(count)]
     return torch.stack(probes), torch.stack([product(probe) for probe in probes])
 
 
@@ -241,6 +258,8 @@ def _solve(
     out = len(terms[0][1])
     linear = ClosedForm(terms, probes.new_ones(probes.shape[1], out))
     messages = torch.stack([linear.message(x) for x in probes])
+    if not bool(messages.isfinite().all() and products.isfinite().all()):
+        return None
     for carry, input in _carries(messages, probes, products, known):
         rest = products if carry is None else products - probes @ carry.mT
         slopes = _slopes(messages, rest[..., :out], input)
@@ -260,7 +279,7 @@ def _carries(
     out, given, made = messages.shape[2], probes.shape[2], products.shape[2]
     if out == made:
         yield None, None
-    if known is not None and known[1].shape == (out, out):
+    if known is not None and known[1].shape == (out, out) and out <= made:
         first = torch.cat(known[0], dim=1)
         if first.shape == (out, given):
             yield _with_rest(first, probes, products), known[1]
@@ -315,13 +334,14 @@ def _slopes(messages: Tensor, rest: Tensor, input: Tensor | None) -> Tensor:
 def _snapped(values: Tensor) -> Tensor:
     """Numbers that are 0 or 1 but for rounding."""
     whole = values.round().clamp(0, 1)
-    return torch.where((values - whole).abs() < ROUND, whole, values)
+    close = (values - whole).abs() < torch.finfo(values.dtype).eps ** 0.7
+    return torch.where(close, whole, values)
 
 
 def _explains(form: ClosedForm, probes: Tensor, products: Tensor) -> bool:
     made = torch.stack([form.matvec(x.flatten()) for x in probes])
     error = (made.view(products.shape) - products).norm()
-    return bool(error <= FIT * products.norm())
+    return bool(error <= tolerance(products.dtype) * products.norm())
 
 
 def _keys(pattern: csr_array) -> Tensor:

@@ -14,13 +14,18 @@ from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
 from graphfathom.diagnostics.jacobian import JacobianError
+from graphfathom.diagnostics.layer_runs import ClosedLayers, pulled, rescaled
 from graphfathom.diagnostics.trace import Trace
 from graphfathom.linalg.vector import gaussian_vector
 
 __all__ = ["NodeJacobian", "Product"]
 
+SIDE_BYTES = 5 * 2**20
+"""Vectors side by side that stay in the cache: on Cora, seven of 64 channels."""
 CHUNK_BYTES = 64 * 2**20
 """Vectors that travel side by side: a segment is still in the cache for the next."""
+MANY = 24
+"""Products from which a closed form pays: it takes about six itself."""
 FLOWS = {"source_to_target", "target_to_source"}
 """What ``flow`` of a message passing of PyG may be."""
 
@@ -83,6 +88,8 @@ class NodeJacobian:
                 f"`source` must come before `target`. Got {source!r} and {target!r}."
             )
         self.edge_index = _edges(trace, edge_index, self.num_nodes)
+        self._together_pays = False
+        self._layers = ClosedLayers(trace)
         self._begin, self._end = (
             _end(trace, frame, self.num_nodes, self.edge_index.shape[1])
             for frame in (self._first, self._last)
@@ -116,8 +123,10 @@ class NodeJacobian:
             vectors: One w for each, of shape (P, ``out_width``).
 
         Yields:
-            One product per pair, of width ``in_width``; each costs one VJP.
+            One product per pair, of width ``in_width``; each costs one VJP. Of many,
+            those through layers that have a closed form are taken side by side.
         """
+        self._together_pays = len(nodes) >= MANY
         for part in self._chunks(len(nodes)):
             yield from self._carry(self._end.place(nodes[part], vectors[part]), False)
 
@@ -185,22 +194,40 @@ class NodeJacobian:
         end = self._end if forward else self._begin
         scales = [0.0] * len(moving)
         order = range(self._first, self._last)[:: 1 if forward else -1]
-        for j in order:
-            for i, tensors in enumerate(moving):
-                tensors, exponent = _rescaled(self._multiply(j, tensors, forward))
+        closed = self._together_pays and not forward
+        runs = self._layers.runs(order) if closed else [[j] for j in order]
+        for run in runs:
+            for i, tensors, exponent in self._through(run, moving, forward):
                 scales[i] += exponent * math.log10(2)
                 moving[i] = tensors
-                if j == order[-1]:
+                if run is runs[-1]:
                     moving[i] = ()
                     yield Product(end.rows(tensors), scales[i])
             if forward:
-                self.trace.segment(j).release()
+                self.trace.segment(run[0]).release()
+
+    def _through(
+        self, run: list[int], moving: list[tuple[Tensor, ...]], forward: bool
+    ) -> Iterator[tuple[int, tuple[Tensor, ...], int]]:
+        """Each vector behind a run of segments, and the binary exponent taken out."""
+        closed = self._together_pays and not forward
+        forms = [self._layers.form(j) for j in run] if closed else [None]
+        if forms[0] is None:
+            for i, tensors in enumerate(moving):
+                yield i, *rescaled(self._multiply(run[0], tensors, forward))
+            return
+        shape = self.trace.states[run[-1] - 1].main.shape
+        count = max(1, SIDE_BYTES // self._vector_bytes)
+        for begin in range(0, len(moving), count):
+            group = [tensors[0].flatten(1) for tensors in moving[begin : begin + count]]
+            sides, exponents = pulled(torch.stack(group, 1), forms)
+            for i, x in enumerate(sides.unbind(1)):
+                yield begin + i, (x.reshape(shape),), exponents[i]
 
     def _multiply(
         self, j: int, tensors: tuple[Tensor, ...], forward: bool
     ) -> tuple[Tensor, ...]:
-        # The segment is not kept: its graph must be gone before the next is built.
-        segment = self.trace.segment(j)
+        segment = self.trace.segment(j)  # not kept, it goes before the next is built
         return segment.jvp(tensors) if forward else segment.vjp(tensors)[0]
 
     def _check_adjoint(self) -> None:
@@ -281,17 +308,6 @@ class _End:
         kept = zip(tensors, self.kept, strict=True)
         parts = [t.detach().reshape(len(t), -1) for t, keep in kept if keep]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-
-
-def _rescaled(tensors: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], int]:
-    """The tensors over a power of two, and its exponent: no digit is lost."""
-    sizes = [float(t.abs().amax()) for t in tensors if t.numel()]
-    size = max(sizes, default=0.0)
-    if not all(map(math.isfinite, sizes)) or size == 0 or 2**-8 < size < 2**8:
-        return tensors, 0
-    reach = min(int(math.log2(torch.finfo(t.dtype).max)) - 1 for t in tensors)
-    exponent = max(-reach, min(math.frexp(size)[1], reach))
-    return tuple(t * 2.0**-exponent for t in tensors), exponent
 
 
 def _num_nodes(trace: Trace) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from graphfathom.diagnostics.jacobian import JacobianError
-from graphfathom.diagnostics.layer_map import LayerMap, gaussian_rows
+from graphfathom.diagnostics.layer_map import LayerMap, random_rows
 from graphfathom.linalg.components import csr_parts
 from graphfathom.validation import edge_indices
 
@@ -113,7 +113,7 @@ def _rows(edges: csr_array) -> list[int]:
 def _inputs(layer: LayerMap, node: int) -> np.ndarray:
     """Nodes whose features change one node's output."""
     generator = torch.Generator().manual_seed(node)
-    cotangent = gaussian_rows(layer, layer.out_channels, generator)
+    cotangent = random_rows(layer, layer.out_channels, generator)
     keep = torch.zeros_like(cotangent[:, :1])
     keep[node] = 1
     return (layer.vjp(cotangent * keep) != 0).any(1).nonzero().flatten().cpu().numpy()
