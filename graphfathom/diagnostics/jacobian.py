@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -13,11 +14,20 @@ from graphfathom.linalg.operator import AbstractLinearOperator
 if TYPE_CHECKING:
     from graphfathom.diagnostics.trace import State, Trace
 
-__all__ = ["JacobianError", "JacobianOperator"]
+__all__ = ["JacobianError", "JacobianOperator", "differentiating"]
 
 
 class JacobianError(ValueError):
     """A map whose two products with vectors do not agree; the message names it."""
+
+
+@contextmanager
+def differentiating(name: str) -> Iterator[None]:
+    """Turn what autograd raises into a sentence that names the layer."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise JacobianError(f"`{name}` cannot be differentiated: {error}") from error
 
 
 @final

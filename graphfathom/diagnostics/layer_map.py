@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from graphfathom.diagnostics.jacobian import JacobianError
+from graphfathom.diagnostics.jacobian import JacobianError, differentiating
 from graphfathom.linalg.operator import AbstractLinearOperator
 
 if TYPE_CHECKING:
@@ -64,13 +64,15 @@ class LayerMap:
     def jvp(self, x: Tensor) -> Tensor:
         """Change of the next state, (N, out), for a change of this one, (N, in)."""
         self.num_products += 1
-        tangents = self.trace.segment(self.k).jvp(_split(x, self.before))
+        with differentiating(self.name):
+            tangents = self.trace.segment(self.k).jvp(_split(x, self.before))
         return _join(tangents, self.behind)
 
     def vjp(self, y: Tensor) -> Tensor:
         """The transposed map: (N, out) to (N, in)."""
         self.num_products += 1
-        cotangents, _ = self.trace.segment(self.k).vjp(_split(y, self.behind))
+        with differentiating(self.name):
+            cotangents, _ = self.trace.segment(self.k).vjp(_split(y, self.behind))
         return _join(cotangents, self.before)
 
     def defect(self, operator: AbstractLinearOperator, count: int = 3) -> float:

@@ -48,7 +48,7 @@ class ClosedLayers:
         try:
             layer = LayerMap(self.trace, j)
             form = closed_form(layer)
-        except (JacobianError, RuntimeError):  # no rows for nodes, no second derivative
+        except JacobianError:  # no rows for nodes, no second derivative
             return None
         if form is None or not layer.defect(form, 1) <= tolerance(layer.dtype):
             return None

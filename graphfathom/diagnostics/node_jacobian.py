@@ -13,8 +13,9 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
-from graphfathom.diagnostics.jacobian import JacobianError
+from graphfathom.diagnostics.jacobian import JacobianError, differentiating
 from graphfathom.diagnostics.layer_runs import ClosedLayers, pulled, rescaled
+from graphfathom.diagnostics.node_ends import end_of
 from graphfathom.diagnostics.trace import Trace
 from graphfathom.linalg.vector import gaussian_vector
 
@@ -91,7 +92,7 @@ class NodeJacobian:
         self._together_pays = False
         self._layers = ClosedLayers(trace)
         self._begin, self._end = (
-            _end(trace, frame, self.num_nodes, self.edge_index.shape[1])
+            end_of(trace, frame, self.num_nodes, self.edge_index.shape[1])
             for frame in (self._first, self._last)
         )
 
@@ -194,8 +195,8 @@ class NodeJacobian:
         end = self._end if forward else self._begin
         scales = [0.0] * len(moving)
         order = range(self._first, self._last)[:: 1 if forward else -1]
-        closed = self._together_pays and not forward
-        runs = self._layers.runs(order) if closed else [[j] for j in order]
+        together = self._together_pays and not forward
+        runs = self._layers.runs(order) if together else [[j] for j in order]
         for run in runs:
             for i, tensors, exponent in self._through(run, moving, forward):
                 scales[i] += exponent * math.log10(2)
@@ -210,9 +211,9 @@ class NodeJacobian:
         self, run: list[int], moving: list[tuple[Tensor, ...]], forward: bool
     ) -> Iterator[tuple[int, tuple[Tensor, ...], int]]:
         """Each vector behind a run of segments, and the binary exponent taken out."""
-        closed = self._together_pays and not forward
-        forms = [self._layers.form(j) for j in run] if closed else [None]
-        if forms[0] is None:
+        together = self._together_pays and not forward
+        forms = [self._layers.form(j) for j in run if together]
+        if not forms or forms[0] is None:
             for i, tensors in enumerate(moving):
                 yield i, *rescaled(self._multiply(run[0], tensors, forward))
             return
@@ -228,7 +229,9 @@ class NodeJacobian:
         self, j: int, tensors: tuple[Tensor, ...], forward: bool
     ) -> tuple[Tensor, ...]:
         segment = self.trace.segment(j)  # not kept, it goes before the next is built
-        return segment.jvp(tensors) if forward else segment.vjp(tensors)[0]
+        names = ("the encoder", *self.trace.layers, "the read-out")
+        with differentiating(names[j]):
+            return segment.jvp(tensors) if forward else segment.vjp(tensors)[0]
 
     def _check_adjoint(self) -> None:
         generator = torch.Generator().manual_seed(1)
@@ -243,7 +246,7 @@ class NodeJacobian:
         )
         try:
             (forth,) = self._carry([start], forward=True)
-        except RuntimeError as error:
+        except JacobianError as error:
             raise JacobianError(
                 "The layers cannot be differentiated twice, which `sensitivity_to` "
                 f"needs: {error} Use `sensitivity_of`."
@@ -263,51 +266,6 @@ class NodeJacobian:
                 "cannot be differentiated twice, or has a wrong backward. Use "
                 "`sensitivity_of`."
             )
-
-
-@dataclass(frozen=True, eq=False)
-class _End:
-    """One end of the derivative."""
-
-    tensors: tuple[Tensor, ...]
-    kept: tuple[bool, ...]
-    """Which of the tensors are no taps."""
-
-    @property
-    def widths(self) -> list[int]:
-        kept = zip(self.tensors, self.kept, strict=True)
-        return [t.numel() // t.shape[0] for t, keep in kept if keep]
-
-    @property
-    def width(self) -> int:
-        return sum(self.widths)
-
-    def place(self, nodes: Tensor, vectors: Tensor) -> list[tuple[Tensor, ...]]:
-        """For each pair, zeros but for the row of the node."""
-        blank = [torch.zeros_like(t) for t in self.tensors]
-        found = []
-        for node, vector in zip(nodes.tolist(), vectors, strict=True):
-            parts = iter(vector.split(self.widths))
-            placed = tuple(t.clone() for t in blank)
-            for tensor, keep in zip(placed, self.kept, strict=True):
-                if keep:
-                    tensor[node] = next(parts).to(tensor).view(tensor.shape[1:])
-            found.append(placed)
-        return found
-
-    def fill(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """The inverse of :meth:`rows`, with zeros for taps."""
-        parts = iter(rows.split(self.widths, 1))
-        return tuple(
-            next(parts).to(t).reshape(t.shape) if keep else torch.zeros_like(t)
-            for t, keep in zip(self.tensors, self.kept, strict=True)
-        )
-
-    def rows(self, tensors: tuple[Tensor, ...]) -> Tensor:
-        """One row for each node, without taps."""
-        kept = zip(tensors, self.kept, strict=True)
-        parts = [t.detach().reshape(len(t), -1) for t, keep in kept if keep]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def _num_nodes(trace: Trace) -> int:
@@ -330,43 +288,6 @@ def _frame(trace: Trace, end: int | str, name: str, word: str, frame: int) -> in
     raise ValueError(
         f"`{name}` must be {word!r} or a state, 0 to {trace.num_layers}. Got {end!r}."
     )
-
-
-def _end(trace: Trace, frame: int, num_nodes: int, num_edges: int) -> _End:
-    if frame == 0:
-        end, name = _input(trace), "The input"
-    elif frame == trace.num_layers + 2:
-        end, name = _End((trace.output,), (True,)), "The output"
-    else:
-        state, name = trace.states[frame - 1], f"State {frame - 1}"
-        kept = tuple(label not in state.taps for label in state.names)
-        end = _End(state.tensors, kept)
-    kept = zip(end.tensors, end.kept, strict=True)
-    shapes = [tuple(t.shape) for t, keep in kept if keep]
-    if any(shape[:1] != (num_nodes,) for shape in shapes):
-        raise ValueError(
-            f"{name} must have one row for each of the {num_nodes} nodes. Got "
-            f"{', '.join(map(str, shapes))}: choose another `source` or `target`."
-        )
-    if len(shapes) > 1 and num_edges == num_nodes:
-        raise ValueError(
-            f"{name} holds {len(shapes)} tensors, and there are as many edges as nodes "
-            f"({num_nodes}): their rows cannot be told apart. Choose another `source` "
-            "or `target`."
-        )
-    return end
-
-
-def _input(trace: Trace) -> _End:
-    problem = trace.problem
-    x = None if problem.is_call else problem.data.get("x")
-    tensors = trace.segment(0).inputs
-    if not tensors or (isinstance(x, Tensor) and not x.is_floating_point()):
-        raise ValueError(
-            "`source` must hold numbers to differentiate in, and the features of the "
-            'nodes are integers. Got "input": use `source=0`, the embedded features.'
-        )
-    return _End(tensors, (True,) * len(tensors))
 
 
 def _edges(trace: Trace, edge_index: Tensor | None, num_nodes: int) -> Tensor:

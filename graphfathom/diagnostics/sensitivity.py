@@ -335,8 +335,8 @@ def _sentence(target: int, source: int, log10: float, distance: int) -> str:
     if distance < 0:
         return f"{pair}: exact zero: no path."
     return (
-        f"{pair}: zero, though {hops} apart: more hops than the layers go, dead "
-        "activations, or below the range of the dtype."
+        f"{pair}: zero, though {hops} apart: more hops than the layers go, dead or "
+        "rounded activations, or below the range of the dtype."
     )
 
 
