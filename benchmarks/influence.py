@@ -34,7 +34,7 @@ from torch_geometric.utils import total_influence
 from torch_geometric.utils.influence import jacobian_l1_agg_per_hop
 
 import graphfathom as gf
-from graphfathom.diagnostics.influence import influence, sensitivity_by_distance
+from graphfathom.diagnostics.by_distance import influence, sensitivity_by_distance
 from graphfathom.diagnostics.node_jacobian import NodeJacobian
 
 WIDTH, CLASSES = 64, 7

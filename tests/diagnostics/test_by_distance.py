@@ -17,8 +17,8 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.nn import GAT, GCN, GIN
 from torch_geometric.utils import influence as peer
 
-from graphfathom.diagnostics import influence as module
-from graphfathom.diagnostics.influence import influence, sensitivity_by_distance
+from graphfathom.diagnostics import by_distance as module
+from graphfathom.diagnostics.by_distance import influence, sensitivity_by_distance
 from graphfathom.diagnostics.node_jacobian import NodeJacobian
 from graphfathom.diagnostics.sensitivity import sensitivity_of
 from graphfathom.diagnostics.trace import capture
