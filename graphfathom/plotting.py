@@ -1,11 +1,12 @@
 """Figures of a report: functions of a Report and an ``ax`` that return the Axes.
 
-The layer index is on the x axis: ``state:k`` and ``layer:k`` both stand at k. On a log
-axis the decimal logarithm is drawn, so that 10^-400 has a place; an exact zero, which
-has none, is a triangle on the floor, and a value that is not finite a cross at the
-ceiling. Panels that compare networks have one colour per run, the same everywhere;
-panels about one network have one colour per quantity. The colours are those of Okabe
-and Ito (2008); markers and line styles say the same again for those who print in grey.
+The layer index is on the x axis: ``state:k`` and ``layer:k`` both stand at k; where
+that has no meaning it is the distance in hops or the singular value. On a log axis the
+decimal logarithm is drawn, so that 10^-400 has a place; an exact zero, which has none,
+is a triangle on the floor, and a value that is not finite a cross at the ceiling.
+Panels that compare networks have one colour per run, the same everywhere; panels about
+one network have one colour per quantity. The colours are those of Okabe and Ito (2008);
+markers and line styles say the same again for those who print in grey.
 
 matplotlib is imported when a figure is drawn, and the state of pyplot never touched.
 """
@@ -15,23 +16,29 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+    from graphfathom.diagnostics.observations import Observation
     from graphfathom.diagnostics.report import Report
 
 __all__ = [
     "PANELS",
     "Curve",
     "Panel",
+    "beside_theory",
+    "bounds",
     "curve",
+    "densities",
+    "density",
     "figures",
     "gain",
     "gradients",
@@ -39,8 +46,10 @@ __all__ = [
     "numerics",
     "rank",
     "run_label",
+    "sensitivity",
     "signal",
     "smoothing",
+    "theory",
     "to_csv",
     "to_pdf",
     "to_svg",
@@ -83,6 +92,13 @@ PAIRED_STYLES = (
     (BLUE, "D", ":"),
     (VERMILLION, "P", ":"),
     (PURPLE, "x", ":"),
+)
+# What was measured, then what theory says of it in the same colour.
+PREDICTED_STYLES = (
+    (BLUE, "o", "-"),
+    (BLUE, "D", "--"),
+    (VERMILLION, "s", "-"),
+    (VERMILLION, "P", "--"),
 )
 LOOK: dict[Any, Any] = {
     "axes.edgecolor": TEXT,
@@ -133,6 +149,14 @@ class Panel:
     """Name of the horizontal line at 1, if there is one."""
     styles: tuple[tuple[str, str, str], ...] = STYLES
     """Colour, marker and line style of the quantities."""
+    across: str = "layer"
+    """Label of the x axis."""
+    spectrum: bool = False
+    """One curve per layer over singular values; the reference stands upright."""
+    predicts: bool = False
+    """Shown only where theory says something about one of the quantities."""
+    partial: bool = False
+    """NaN stands for what is not defined there, and is not drawn."""
 
 
 PANELS = {
@@ -215,6 +239,55 @@ PANELS = {
             ("zero_columns", "inputs without any effect"),
         ),
     ),
+    "sensitivity": Panel(
+        title="What a node hears of another, by distance",
+        label="sensitivity (log scale)",
+        scale="log",
+        quantities=(
+            ("sensitivity", "measured"),
+            ("sensitivity.model", "model term"),
+            ("sensitivity.topology", "topology term"),
+            ("theory.sensitivity", "Theorem 5.1 allows"),
+        ),
+        across="hops between two nodes",
+        partial=True,
+    ),
+    "density": Panel(
+        title="Singular values of single layers",
+        label="density per decade",
+        scale="linear",
+        quantities=(("density", "measured"), ("theory.density", "random weights")),
+        reference="edge of chaos",
+        across="singular value (log scale)",
+        spectrum=True,
+    ),
+    "theory": Panel(
+        title="Layers beside what theory says of them",
+        label="dimensionless (log scale)",
+        scale="log",
+        quantities=(
+            ("mean_squared_gain", "mean squared gain"),
+            ("theory.mean_squared_gain", "Theorem 3.2 predicts"),
+            ("largest_singular_value", "largest singular value"),
+            ("theory.largest_singular_value", "Proposition 3.3 allows"),
+        ),
+        reference="edge of chaos",
+        styles=PREDICTED_STYLES,
+        predicts=True,
+    ),
+    "bounds": Panel(
+        title="Features beside their bounds",
+        label="log scale",
+        scale="log",
+        quantities=(
+            ("feature_norm", "feature norm"),
+            ("theory.feature_norm", "Proposition 4.2 allows"),
+            ("dirichlet_energy.combinatorial", "Dirichlet energy, D − A"),
+            ("theory.dirichlet_energy.combinatorial", "Proposition 4.3 allows"),
+        ),
+        styles=PREDICTED_STYLES,
+        predicts=True,
+    ),
 }
 """The figures, in the order in which a report shows them."""
 
@@ -230,6 +303,28 @@ class Curve:
     index: tuple[int, ...]
     value: tuple[float, ...]
     stderr: tuple[float | None, ...]
+    log10_x: tuple[float, ...] | None = None
+    """Logarithms of singular values, over which the quantity is drawn instead."""
+
+    @property
+    def x(self) -> tuple[float, ...]:
+        """What stands on the x axis."""
+        return self.index if self.log10_x is None else self.log10_x
+
+    def at(self, wanted: Container[int]) -> Curve:
+        """The part of the curve at some indices."""
+        kept = [n for n, k in enumerate(self.index) if k in wanted]
+        index, value, stderr = (
+            tuple(column[n] for n in kept)
+            for column in (self.index, self.value, self.stderr)
+        )
+        return replace(self, index=index, value=value, stderr=stderr)
+
+    def known(self) -> Curve | None:
+        """The curve without NaN; None if nothing else is left."""
+        pairs = zip(self.index, self.value, strict=True)
+        kept = self.at({k for k, value in pairs if not math.isnan(value)})
+        return kept if kept.index else None
 
     def log10(self) -> tuple[float, ...]:
         """Decimal logarithms; ``-inf`` for zero and for what rounding made negative."""
@@ -249,6 +344,35 @@ def curve(report: Report, name: str, run: str = "model") -> Curve | None:
     values = tuple(row.value for row in ordered)
     errors = tuple(row.stderr for row in ordered)
     return Curve(name, run, first.unit, first.dtype, tuple(index), values, errors)
+
+
+def beside_theory(
+    report: Report, name: str, run: str = "model"
+) -> tuple[Curve, Curve] | None:
+    """A quantity and what theory says of it, where both are known; None if nowhere."""
+    curves = curve(report, name, run), curve(report, f"theory.{name}", run)
+    both = set.intersection(*(set(each.index) if each else set() for each in curves))
+    measured, said = (each and each.at(both) for each in curves)
+    return (measured, said) if measured and said and both else None
+
+
+def densities(report: Report, name: str, run: str = "model") -> list[Curve]:
+    """The observations ``name.log10=x`` as one curve over x for each layer."""
+    start = f"{name}.log10="
+    found: dict[int, dict[float, Observation]] = {}
+    for row in report.observations.select(run=run):
+        if row.name.startswith(start) and row.index is not None:
+            x = float(row.name.removeprefix(start))
+            found.setdefault(row.index, {})[x] = row
+    curves = []
+    for k in sorted(found):
+        places = tuple(sorted(found[k]))
+        rows = [found[k][x] for x in places]
+        values = tuple(row.value for row in rows)
+        errors = tuple(row.stderr for row in rows)
+        about = (run, rows[0].unit, rows[0].dtype, (k,) * len(rows))
+        curves.append(Curve(name, *about, values, errors, places))
+    return curves
 
 
 def run_label(run: str) -> str:
@@ -296,6 +420,26 @@ def units(report: Report, ax: Axes | None = None, *, run: str = "model") -> Axes
     return _draw(report, "units", ax, run)
 
 
+def sensitivity(report: Report, ax: Axes | None = None, *, run: str = "model") -> Axes:
+    """Sensitivity between nodes by distance, its two terms, and Theorem 5.1."""
+    return _draw(report, "sensitivity", ax, run)
+
+
+def density(report: Report, ax: Axes | None = None, *, run: str = "model") -> Axes:
+    """Densities of the singular values of single layers, and of random weights."""
+    return _draw(report, "density", ax, run)
+
+
+def theory(report: Report, ax: Axes | None = None, *, run: str = "model") -> Axes:
+    """Gains of each layer map beside Theorem 3.2 and Proposition 3.3."""
+    return _draw(report, "theory", ax, run)
+
+
+def bounds(report: Report, ax: Axes | None = None, *, run: str = "model") -> Axes:
+    """Norm and Dirichlet energy of the states beside Propositions 4.2 and 4.3."""
+    return _draw(report, "bounds", ax, run)
+
+
 def figures(report: Report) -> dict[str, Figure]:
     """A figure for each of :data:`PANELS` that has data, in their order."""
     names = [name for name in PANELS if any(_lines(report, name))]
@@ -332,10 +476,11 @@ def to_csv(report: Report, name: str) -> str:
         raise ValueError(f"`name` must be one of {', '.join(PANELS)}. Got {name!r}.")
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    names = ("quantity", "run", "index", "value", "stderr", "unit", "dtype")
-    writer.writerow(names)
+    x = ("index", "log10") if PANELS[name].spectrum else ("index",)
+    writer.writerow(("quantity", "run", *x, "value", "stderr", "unit", "dtype"))
     for data in (line.curve for line in _lines(report, name)):
-        for row in zip(data.index, data.value, data.stderr, strict=True):
+        columns = [data.index, data.log10_x, data.value, data.stderr]
+        for row in zip(*filter(None, columns), strict=True):
             writer.writerow((data.name, data.run, *row, data.unit, data.dtype))
     return buffer.getvalue()
 
@@ -356,14 +501,21 @@ class _Line:
         """What is drawn: logarithms on a log axis."""
         return self.curve.log10() if self.scale == "log" else self.curve.value
 
-    def where(self, wanted: Callable[[float], bool]) -> list[int]:
-        """Indices of the heights that are wanted."""
-        pairs = zip(self.curve.index, self.heights, strict=True)
-        return [index for index, height in pairs if wanted(height)]
+    def where(self, wanted: Callable[[float], bool]) -> list[float]:
+        """Places of the heights that are wanted."""
+        pairs = zip(self.curve.x, self.heights, strict=True)
+        return [x for x, height in pairs if wanted(height)]
 
 
 def _lines(report: Report, name: str, run: str = "model") -> Iterator[_Line]:
     panel = PANELS[name]
+    names = [quantity for quantity, _ in panel.quantities]
+    predicted = [name for name in names if name.startswith("theory.")]
+    if panel.predicts and not any(curve(report, each, run) for each in predicted):
+        return
+    if panel.spectrum:
+        yield from _spectra(report, panel, run)
+        return
     runs = report.observations.runs() if panel.compares_runs else [run]
     others = [each for each in runs if each not in RUNS]
     for each in runs:
@@ -371,6 +523,8 @@ def _lines(report: Report, name: str, run: str = "model") -> Iterator[_Line]:
             panel.quantities, panel.styles, strict=False
         ):
             data = curve(report, quantity, each)
+            if data and panel.partial:
+                data = data.known()
             if data is None:
                 continue
             if panel.compares_runs:
@@ -380,6 +534,17 @@ def _lines(report: Report, name: str, run: str = "model") -> Iterator[_Line]:
             else:
                 look = (label, *style)
             yield _Line(data, *look, panel.scale)
+
+
+def _spectra(report: Report, panel: Panel, run: str) -> Iterator[_Line]:
+    """One line per quantity and layer, in the colour of the layer."""
+    found = [densities(report, quantity, run) for quantity, _ in panel.quantities]
+    layers = sorted({data.index[0] for curves in found for data in curves})
+    for curves, (*_, dashes) in zip(found, panel.styles, strict=False):
+        for data in curves:
+            k = data.index[0]
+            colour, marker, _ = STYLES[layers.index(k) % len(STYLES)]
+            yield _Line(data, f"layer {k}", colour, marker, dashes, panel.scale)
 
 
 def _draw(report: Report, name: str, ax: Axes | None, run: str = "model") -> Axes:
@@ -393,7 +558,7 @@ def _draw(report: Report, name: str, ax: Axes | None, run: str = "model") -> Axe
             ax = Figure().add_subplot()
             ax.set_title(panel.title, loc="left", x=EDGE)
         dtype = f" ({lines[0].curve.dtype})" if name == "numerics" and lines else ""
-        ax.set(xlabel="layer", ylabel=panel.label + dtype)
+        ax.set(xlabel=panel.across, ylabel=panel.label + dtype)
         if own:
             # Upright above its axis: read without turning the head, and no width lost.
             ax.yaxis.label.set(rotation=0, ha="left", va="bottom")
@@ -419,26 +584,25 @@ def _fit(figure: Figure, rows: int) -> None:
 
 
 def _fill(ax: Axes, panel: Panel, lines: Sequence[_Line]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     for position, line in enumerate(lines):
         heights = [y if math.isfinite(y) else math.nan for y in line.heights]
+        x, y = _with_gaps(line, heights)
+        known = [n for n, height in enumerate(y) if math.isfinite(height)]
+        few = len(known) <= FEW_POINTS
         ax.plot(
-            line.curve.index,
-            heights,
+            x,
+            y,
             color=line.colour,
             marker=line.marker,
             linestyle=line.dashes,
             # Where lines coincide, the earlier ones stay visible as a rim.
             linewidth=max(1.2, 2.4 - 0.4 * position),
             markersize=4,
-            markevery=_every(len(heights), position),
+            markevery=known if few else _every(len(y), position),
         )
         if any(line.curve.stderr):
             _draw_errors(ax, line, heights)
-    last = max(line.curve.index[-1] for line in lines)
-    ax.set_xlim(-0.02 * last - 0.25, last * 1.02 + 0.25)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    _scale_across(ax, panel, lines)
     _scale(ax, panel, lines)
 
 
@@ -455,7 +619,7 @@ def _every(count: int, position: int) -> tuple[int, int]:
 
 
 def _draw_errors(ax: Axes, line: _Line, heights: Sequence[float]) -> None:
-    x, errors = line.curve.index, [error or 0.0 for error in line.curve.stderr]
+    x, errors = line.curve.x, [error or 0.0 for error in line.curve.stderr]
     if line.scale == "log" and line.curve.unit != "log10":
         triples = list(zip(line.curve.value, heights, errors, strict=True))
         # An error as large as its value has no logarithm below: a decade stands for it.
@@ -468,6 +632,32 @@ def _draw_errors(ax: Axes, line: _Line, heights: Sequence[float]) -> None:
         ax.fill_between(x, low, high, color=line.colour, alpha=0.25, linewidth=0)
     else:
         ax.vlines(x, low, high, color=line.colour, linewidth=1.0, alpha=0.5)
+
+
+def _with_gaps(
+    line: _Line, heights: Sequence[float]
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Places and heights, NaN at layers of which theory says nothing."""
+    index = line.curve.index
+    if line.curve.log10_x or not line.curve.name.startswith("theory."):
+        return line.curve.x, heights
+    known = dict(zip(index, heights, strict=True))
+    every = range(index[0], index[-1] + 1)
+    return every, [known.get(k, math.nan) for k in every]
+
+
+def _scale_across(ax: Axes, panel: Panel, lines: Sequence[_Line]) -> None:
+    """Limits and ticks of the x axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    last = max(line.curve.x[-1] for line in lines)
+    if panel.spectrum:
+        first = min(line.curve.x[0] for line in lines)
+        ax.set_xlim(first - 0.1, last + 0.1)
+        _mark_decades(ax.xaxis, ax.get_xlim())
+    else:
+        ax.set_xlim(-0.02 * last - 0.25, last * 1.02 + 0.25)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
 
 
 def _scale(ax: Axes, panel: Panel, lines: Sequence[_Line]) -> None:
@@ -492,14 +682,14 @@ def _scale(ax: Axes, panel: Panel, lines: Sequence[_Line]) -> None:
     span = (high - low) / (1 - floor - ceiling)
     ax.set_ylim(low - floor * span, high + ceiling * span)
     if logarithmic:
-        _mark_decades(ax)
+        _mark_decades(ax.yaxis, ax.get_ylim())
     elif panel.scale == "share":
         ax.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
 
 
 def _draw_outliers(
     ax: Axes,
-    places: Sequence[tuple[_Line, list[int]]],
+    places: Sequence[tuple[_Line, list[float]]],
     text: str,
     marker: str,
     *,
@@ -509,42 +699,45 @@ def _draw_outliers(
 
     The height they take is returned, in heights of the axes.
     """
-    rows = [(line, indices) for line, indices in places if indices]
+    rows = [(line, xs) for line, xs in places if xs]
     if not rows:
         return 0.0
     across, heights = ax.get_xaxis_transform(), []
     for row in range(len(rows) + 1):
         distance = 0.035 + OUTLIERS * row + 0.02 * (row == len(rows))
         heights.append(distance if upward else 1 - distance)
-    for (line, indices), height in zip(rows, heights, strict=False):
+    for (line, xs), height in zip(rows, heights, strict=False):
         ax.plot(
-            indices,
-            [height] * len(indices),
+            xs,
+            [height] * len(xs),
             color=line.colour,
             marker=marker,
             linestyle="none",
             markersize=5,
-            markevery=_every(len(indices), 0),
+            markevery=_every(len(xs), 0),
             transform=across,
         )
-    everywhere = [index for _, indices in rows for index in indices]
+    everywhere = [x for _, xs in rows for x in xs]
     middle = (min(everywhere) + max(everywhere)) / 2
-    look = {"ha": "center", "va": "center", "fontsize": 9.5, "color": TEXT}
+    low, high = ax.get_xlim()
+    place = (middle - low) / (high - low)
+    side = "right" if place > 0.85 else "left" if place < 0.15 else "center"
+    look = {"ha": side, "va": "center", "fontsize": 9.5, "color": TEXT}
     ax.text(middle, heights[-1], text, transform=across, **look)
     return OUTLIERS * (len(rows) + 1.5)
 
 
-def _mark_decades(ax: Axes) -> None:
+def _mark_decades(axis: Axis, limits: tuple[float, float]) -> None:
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
-    low, high = ax.get_ylim()
+    low, high = limits
     decades = range(math.floor(low), math.ceil(high))
     plain = low > -4 and high < 4
-    ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    ax.yaxis.set_major_formatter(lambda decade, _: _power(round(decade), plain))
+    axis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axis.set_major_formatter(lambda decade, _: _power(round(decade), plain))
     if len(decades) <= 8:
         minor = [d + math.log10(digit) for d in decades for digit in range(2, 10)]
-        ax.yaxis.set_minor_locator(FixedLocator([y for y in minor if low < y < high]))
+        axis.set_minor_locator(FixedLocator([y for y in minor if low < y < high]))
 
 
 def _power(decade: int, plain: bool) -> str:
@@ -563,15 +756,16 @@ def _legend(ax: Axes, panel: Panel, lines: Sequence[_Line]) -> int:
     def add(label: str, **look: Any) -> None:
         handles.setdefault(label, Line2D([], [], label=label, markersize=4, **look))
 
+    grouped = panel.compares_runs or panel.spectrum
     for line in lines:
-        dashes = "-" if panel.compares_runs else line.dashes
+        dashes = "-" if grouped else line.dashes
         add(line.label, color=line.colour, marker=line.marker, linestyle=dashes)
-    if panel.compares_runs and len({line.curve.name for line in lines}) > 1:
+    if grouped and len({line.curve.name for line in lines}) > 1:
         for (_, label), style in zip(panel.quantities, panel.styles, strict=False):
             add(label, color=TEXT, linestyle=style[2])
     if panel.reference:
-        look = {"color": TEXT, "linestyle": (0, (1, 1.5)), "linewidth": 1.0}
-        ax.axhline(0.0, zorder=1, **look)
+        look = {"color": TEXT, "linestyle": ":", "linewidth": 1.0}
+        (ax.axvline if panel.spectrum else ax.axhline)(0.0, zorder=1, **look)
         add(f"1: {panel.reference}", **look)
     columns = 2 if max(len(label) for label in handles) < 24 else 1
     place = {"loc": "upper left", "bbox_to_anchor": (EDGE, -(BOTTOM - 0.06) / HEIGHT)}

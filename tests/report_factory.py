@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from deep_rows import deep_rows
+
 from graphfathom.diagnostics.observations import Observation, Observations
 from graphfathom.diagnostics.report import Finding, Report
 
@@ -211,6 +213,7 @@ def _rows(
     regime: Regime, depth: int, kind: str, controls: bool, seed: int
 ) -> list[Observation]:
     rows = list(_run(regime, depth, "model", random.Random(seed), kind))
+    rows += deep_rows(depth, regime.backward, seed)
     if kind == "tiny":
         return [row for row in rows if row.name in {"feature_rms", "gradient.state"}]
     if not controls:

@@ -51,7 +51,7 @@ REASONS = {
     "graphfathom/nn/models.py::__init__": "one line for each of its options",
     "tests/nn/test_models.py": "one network with many options",
     "tests/nn/test_state_space.py": "one wrapper around every layer of PyG",
-    "graphfathom/plotting.py": "eight figures share one way of drawing",
+    "graphfathom/plotting.py": "twelve figures share one way of drawing",
 }
 """``"path"`` or ``"path::function"`` -> why it may be longer."""
 

@@ -77,7 +77,7 @@ def test_pyplot_and_rc_parameters_are_left_alone():
 def test_every_report_can_be_drawn(depth, kind):
     report = make_report(depth, kind)
     for name, figure in plotting.figures(report).items():
-        assert figure.axes[0].get_xlabel() == "layer", name
+        assert figure.axes[0].get_xlabel() == plotting.PANELS[name].across
         assert plotting.to_csv(report, name).count("\n") > 1
 
 
@@ -168,6 +168,19 @@ def test_outliers_do_not_cover_the_lines():
     for label in ax.texts:
         height = low + label.get_position()[1] * (high - low)
         assert height < -3 or height > 2
+
+
+@pytest.mark.parametrize(
+    ("values", "side"),
+    [
+        ([0.0] * 9 + [-math.inf], "right"),
+        ([-math.inf] + [0.0] * 9, "left"),
+        ([0.0, -math.inf, 0.0], "center"),
+    ],
+)
+def test_words_about_outliers_stay_inside(values, side):
+    ax = plotting.signal(report_of(*states("feature_rms", values, "log10")))
+    assert [text.get_ha() for text in ax.texts] == [side]
 
 
 def test_a_level_line_looks_level():
@@ -329,11 +342,12 @@ def test_csv_is_what_is_drawn(kind, name):
     expected = {
         (row.name, row.run, row.index): row
         for row in report.observations
-        if row.name in quantities and row.run in runs
+        if row.name.split(".log10=")[0] in quantities and row.run in runs
     }
     assert len(rows) == len(expected)
     for row in rows:
-        source = expected[row["quantity"], row["run"], int(row["index"])]
+        x = f".log10={row['log10']}" if "log10" in row else ""
+        source = expected[row["quantity"] + x, row["run"], int(row["index"])]
         assert str(source.value) == row["value"]
         assert str("" if source.stderr is None else source.stderr) == row["stderr"]
         assert (source.unit, source.dtype) == (row["unit"], row["dtype"])

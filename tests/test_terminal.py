@@ -47,11 +47,18 @@ NAMES = (
     "loss.constant",
     "accuracy.train",
     "accuracy.majority",
+    "mean_squared_gain",
+    "theory.mean_squared_gain",
+    "product_singular_value.1",
+    "edge_of_chaos",
+    "singular_values.below",
+    "sensitivity.pairs",
+    "sensitivity.model",
 )
 OBSERVATIONS = st.builds(
     Observation,
     name=st.sampled_from(NAMES),
-    place=st.sampled_from(("model", "state:0", "state:7", "state:1200")),
+    place=st.sampled_from(("model", "state:0", "state:7", "state:1200", "distance:3")),
     value=st.floats(),
     unit=st.sampled_from(("1", "log10", "share")),
     run=st.one_of(st.sampled_from(("model", "mlp", "shallow")), st.text(max_size=40)),
@@ -270,6 +277,19 @@ def test_numbers_keep_two_digits(value):
 )
 def test_shares(value, text):
     assert format_share(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "text"),
+    [
+        (0.5, 0.26, "50 ± 26 %"),
+        (0.302, 0.004, "30.2 ± 0.4 %"),
+        (0.302, 0.0, "30.2 %"),
+        (math.nan, 0.1, "NaN"),
+    ],
+)
+def test_shares_with_an_error(value, stderr, text):
+    assert format_share(value, stderr) == text
 
 
 @pytest.mark.parametrize(

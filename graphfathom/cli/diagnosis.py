@@ -36,6 +36,8 @@ def run_diagnose(options: Diagnose, command: str) -> int:
     """
     if options.epochs < 0:
         raise ValueError(f"`--epochs` must be >= 0. Got {options.epochs}.")
+    if not options.max_seconds > 0:
+        raise ValueError(f"`--max-seconds` must be > 0. Got {options.max_seconds}.")
     check(options)
     from graphfathom import verbs
 
@@ -51,6 +53,8 @@ def run_diagnose(options: Diagnose, command: str) -> int:
         layers=layer_pattern(options),
         mode="eval" if trained and options.mode == "auto" else options.mode,
         controls=options.controls,
+        deep=options.deep,
+        max_seconds=options.max_seconds,
         seed=options.seed,
         progress=say,
     )

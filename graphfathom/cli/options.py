@@ -98,12 +98,17 @@ class Diagnose(AbstractCommand):
         controls: What to compare with: an MLP, the same network with one layer and the
             same in state-space form. A bare --controls means trained: each control is
             trained for a short time.
+        deep: Also estimate the densities of singular values and the sensitivity by
+            distance, and compare with what theory predicts; each says its price first.
+        max_seconds: Longest that one of these may take; a longer one is left out.
         mode: Judge normalisation and dropout as at initialisation or as in evaluation.
         fail_on: Exit with 1 if a finding is this severe or worse.
     """
 
     epochs: int = 0
     controls: Literal["none", "untrained", "trained"] = "untrained"
+    deep: bool = False
+    max_seconds: float = 300.0
     mode: Literal["auto", "init", "eval"] = "auto"
     fail_on: Literal["warning", "critical", "never"] = "never"
 

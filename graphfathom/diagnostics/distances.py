@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from scipy.sparse import coo_array, csr_array, diags_array, eye_array
 from torch import Tensor
 
-from graphfathom.diagnostics.influence import sensitivity_by_distance
+from graphfathom.diagnostics.by_distance import (
+    SensitivityByDistance,
+    sensitivity_by_distance,
+)
 from graphfathom.diagnostics.node_jacobian import NodeJacobian
 from graphfathom.diagnostics.node_norms import log10_sum
 from graphfathom.diagnostics.observations import Observation
+from graphfathom.theory.squashing import sensitivity_bound
 
 if TYPE_CHECKING:
     from graphfathom.diagnostics.trace import Trace
@@ -26,7 +28,7 @@ errors of the mean cover the truth in 93 to 96 of 100 cases."""
 
 
 def distance_products(trace: Trace) -> int:
-    """Products with one layer that :func:`distance_observations` takes."""
+    """Products with one layer that :func:`distance_observations` takes, about."""
     return min(NUM_ROOTS, len(trace.states[-1].main)) * trace.num_layers
 
 
@@ -35,7 +37,8 @@ def distance_observations(
 ) -> list[Observation]:
     r"""Root mean square of :math:`\|\partial h_v / \partial h_u\|_F` by hops.
 
-    Between state 0, of F channels, and state L, over the P pairs of nodes with a path:
+    Between state 0, of F channels, and state L, over the P pairs of N nodes that have a
+    path:
 
     .. math:: \log_{10} s_r = \text{model}_r + \text{topology}_r
         + \tfrac12 \log_{10} \frac{N F}{P}, \qquad
@@ -44,9 +47,9 @@ def distance_observations(
         {\operatorname{rms}_{d(u, v) < \infty} (\hat A^L)_{vu}}
 
     The topology term is that of the graph alone: what a pair of nodes has of all walks
-    of L steps, 0 if all pairs have alike. The model term is the rest; summed over all
-    distances it is the gain of random directions, 0 for an isometry on a graph without
-    a bottleneck.
+    of L steps, 0 if all pairs have alike. The model term is the rest. Where it is the
+    same at all distances, as for layers :math:`\hat A H W`, it is the gain of random
+    directions, :math:`\tfrac12 \log_{10} (\|J\|_F^2 / N F)`.
 
     Args:
         trace: The network.
@@ -54,7 +57,9 @@ def distance_observations(
 
     Returns:
         At ``distance:r``: ``sensitivity`` with its standard error,
-        ``sensitivity.model``, ``sensitivity.topology`` and ``sensitivity.pairs``.
+        ``sensitivity.model``, ``sensitivity.topology`` and ``sensitivity.pairs``; and
+        ``layers.state_space``, the share of layers with matrices :math:`\Lambda` and B.
+        Nothing for less than two nodes.
 
     Raises:
         ValueError: If the rows of the states are not nodes, or the edges are not known.
@@ -69,32 +74,29 @@ def distance_observations(
         num_samples=1,
         generator=generator,
     )
-    pairs = found.pairs.double() * (found.hops >= 0)
-    distance = jacobian.distances(found.roots, backward=True)
-    walks = log10_walks(jacobian.edge_index, size, found.roots, trace.num_layers)
+    topology, pairs = (
+        _topology(jacobian, found, trace.num_layers),
+        float(_joined(found).sum()),
+    )
+    model = found.log10 - topology - math.log10(size * jacobian.in_width / pairs) / 2
+    # A layer that sees farther than one hop reaches what walks do not.
+    model = torch.where(topology.isneginf(), math.nan, model)
     rows, dtype = [], trace.precision
-    topology = _relative(walks, distance, found.hops, pairs)
-    scale = math.log10(size * jacobian.in_width / float(pairs.sum())) / 2
-    for r, value, stderr, part, count in zip(
-        found.hops.tolist(),
-        found.log10.tolist(),
-        found.stderr.tolist(),
-        topology.tolist(),
-        found.pairs.tolist(),
-        strict=True,
-    ):
-        if r < 0 or math.isnan(value):
+    for i, r in enumerate(found.hops.tolist()):
+        if r < 0 or bool(found.log10[i].isnan()):
             continue
-        rest = value - part - scale if part > -math.inf else math.nan
-        for name, number, error, unit in (
-            ("sensitivity", value, stderr, "log10"),
-            ("sensitivity.model", rest, stderr, "log10"),
-            ("sensitivity.topology", part, None, "log10"),
-            ("sensitivity.pairs", count, None, "1"),
+        error = float(found.stderr[i])
+        for name, value, stderr, unit in (
+            ("sensitivity", found.log10[i], error, "log10"),
+            ("sensitivity.model", model[i], error, "log10"),
+            ("sensitivity.topology", topology[i], None, "log10"),
+            ("sensitivity.pairs", found.pairs[i], None, "1"),
         ):
             place = f"distance:{r}"
-            rows.append(Observation(name, place, number, error, unit, dtype))
-    return rows
+            rows.append(Observation(name, place, float(value), stderr, unit, dtype))
+    formed = [part.input is not None for part in trace.messages]
+    share = sum(formed) / len(formed)
+    return [*rows, Observation("layers.state_space", "model", share, None, "share")]
 
 
 def log10_walks(
@@ -104,8 +106,9 @@ def log10_walks(
 
     .. math:: \hat A = \tilde D^{-1/2} (A + I)\, \tilde D^{-1/2}
 
-    with out-degrees on the side of the sources of a directed graph, so that it is GCN's
-    operator of an undirected one.
+    with the numbers of edges that leave a node on the side of the sources u, and of
+    those that enter it on that of the targets v: for an undirected graph, GCN's
+    operator. Self-loops in the data are the ones of I.
 
     Args:
         edge_index: Edges :math:`u \to v`, of shape (2, E).
@@ -114,34 +117,48 @@ def log10_walks(
         num_layers: Number of steps L.
 
     Returns:
-        Of shape (R, N), -inf where no walk of L steps with pauses leads.
+        Of shape (R, N), in float64; -inf where no walk of L steps with pauses leads.
     """
-    source, target = edge_index.cpu().numpy()
-    places = (np.ones(len(source)), (target, source))
-    matrix = csr_array(coo_array(places, shape=(num_nodes, num_nodes)))
-    matrix = csr_array(matrix + eye_array(num_nodes))
-    received, sent = (np.asarray(matrix.sum(axis)) for axis in (1, 0))
-    matrix = diags_array(received**-0.5) @ matrix @ diags_array(sent**-0.5)
-    walks = np.zeros((num_nodes, len(roots)))
-    walks[roots.cpu().numpy(), np.arange(len(roots))] = 1
-    turned, scale = csr_array(matrix.T), np.zeros(len(roots))
-    for _ in range(num_layers):
-        walks = turned @ walks
-        largest = walks.max(axis=0)
-        walks, scale = walks / largest, scale + np.log10(largest)
-    return torch.from_numpy(walks).log10().T + torch.from_numpy(scale)[:, None]
+    edge_index = edge_index.cpu()
+    loops = torch.arange(num_nodes).expand(2, -1)
+    kept = edge_index[:, edge_index[0] != edge_index[1]]
+    source, target = torch.cat([kept, loops], dim=1)
+    sent, received = (end.bincount().double()[end] for end in (source, target))
+    found = [
+        sensitivity_bound(
+            torch.stack([target, source]),  # back along the edges, from v to u
+            num_nodes,
+            root,
+            num_layers,
+            max_weight=1.0,
+            channels=1,
+            edge_weight=(sent * received).rsqrt(),
+        ).topology
+        for root in roots.tolist()
+    ]
+    return torch.stack(found)
 
 
-def _relative(logs: Tensor, distance: Tensor, hops: Tensor, pairs: Tensor) -> Tensor:
-    """Root mean squares at each distance over that of all pairs, in decades.
+def _joined(found: SensitivityByDistance) -> Tensor:
+    """Pairs at each distance, none without a path."""
+    return found.pairs.double() * (found.hops >= 0)
 
-    The means over the roots stand for those over all nodes.
+
+def _topology(
+    jacobian: NodeJacobian, found: SensitivityByDistance, num_layers: int
+) -> Tensor:
+    """Root mean squares of walks at each distance over that of all pairs, in decades.
+
+    Sums over the roots stand for those over all nodes, as in the sensitivities.
     """
-    means = []
-    for r in hops.tolist():
-        values = 2 * logs[distance == r]
-        found = log10_sum(values, 0) - math.log10(max(len(values), 1))
-        means.append(found if r >= 0 and len(values) else torch.tensor(-math.inf))
-    squares = torch.stack([torch.as_tensor(mean).double() for mean in means])
-    total = log10_sum(squares + pairs.log10(), 0) - pairs.sum().log10()
-    return (squares - total) / 2
+    distance = jacobian.distances(found.roots, backward=True)
+    walks = log10_walks(
+        jacobian.edge_index, jacobian.num_nodes, found.roots, num_layers
+    )
+    sums = torch.full((len(found.hops),), -math.inf, dtype=torch.float64)
+    for i, r in enumerate(found.hops.tolist()):
+        if r >= 0:
+            sums[i] = log10_sum(2 * walks[distance == r], 0)
+    pairs = _joined(found)
+    total = log10_sum(sums, 0) - pairs.sum().log10()
+    return (sums - pairs.log10() - total) / 2

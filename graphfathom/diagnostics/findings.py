@@ -13,6 +13,7 @@ from graphfathom.diagnostics import rules
 from graphfathom.diagnostics.observations import Observations
 from graphfathom.diagnostics.report import Finding
 from graphfathom.diagnostics.rules import Facts, Rule
+from graphfathom.diagnostics.squashing import over_squashing
 
 __all__ = ["RULES", "find"]
 
@@ -224,6 +225,17 @@ RULES = (
         "IEEE 754: subnormal numbers lose digits one by one. How much slower a CPU is "
         "on them differs: `benchmarks/subnormal_cost.py`.",
         rules.underflow,
+    ),
+    Rule(
+        "over-squashing",
+        "Far nodes are not heard: by the graph, by the layers, or by both.",
+        ("sensitivity.model", "sensitivity.topology"),
+        "at the farthest distance r <= L/2 that 1 % of the pairs have: topology term "
+        "below 10^-2 (a note alone where only the model term is below 10^-3)",
+        "Arroyo et al. 2025, Theorem 5.1: the sensitivity is bounded by a model term "
+        "times a topology term. Twice as deep as far: below, few walks are there on "
+        "any graph. 10^-2 and 10^-3: rewired and stabilized, the dumbbell is above.",
+        over_squashing,
     ),
     Rule(
         "under-reaching",

@@ -62,6 +62,8 @@ def linear_messages(
         One record per layer.
     """
     modules = dict(problem.model.named_modules())
+    whole = type(problem.model).__name__  # what a model is called that is one layer
+    layers = tuple("" if n == whole and n not in modules else n for n in layers)
     convs = {name: list(_convolutions(modules, name)) for name in set(layers)}
     calls = _observe(
         problem, {n: found[0] for n, found in convs.items() if len(found) == 1}
@@ -126,12 +128,17 @@ def _transitions(
         state, input = (getattr(owner, part, owner) for part in ("state", "input"))
         if hasattr(state, "unscaled") and hasattr(input, "unscaled"):
             maps = (state, getattr(owner, "persistent", None), input)
-            eye = torch.eye(state.channels, dtype=torch.float64)
-            eye = eye.to(next(owner.parameters()).device)
-            with torch.no_grad():
-                *carry, last = [part(eye).mT for part in maps if part is not None]
+            *carry, last = [_matrix(part) for part in maps if part is not None]
             return tuple(carry), last
     return (), None
+
+
+@torch.no_grad()
+def _matrix(transition: Any) -> Tensor:
+    """In the precision of its entries; a scale has that of a Python number."""
+    held = [*transition.parameters(), *transition.buffers()]
+    eye = torch.eye(transition.channels, dtype=torch.float64)
+    return transition(eye.to(held[0]) if held else eye).mT
 
 
 def _observe(
@@ -183,6 +190,8 @@ class _Matrices:
             return None
         graph, weight = call if isinstance(call, tuple) else (call, None)
         if hasattr(graph, "rowptr"):
+            if len(graph.rowptr) != self.num_nodes + 1:
+                return None
             parts = (graph.value, graph.col, graph.rowptr)
             arrays = tuple(part.detach().cpu().numpy() for part in parts)
             shape = (self.num_nodes, self.num_nodes)

@@ -1,7 +1,7 @@
 r"""What theory predicts from the parts of the layers, beside what was measured.
 
 Every bound here holds at the features that the network was run on: constants that a
-theorem takes over all features, the slopes of the activation, are those seen.
+theorem takes over all features, the slopes of the activation, are those seen there.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import svds
 from torch import Tensor
 
-from graphfathom.diagnostics.closed_forms import ClosedForm, closed_form
+from graphfathom.diagnostics.closed_forms import ClosedForm, closed_form, tolerance
 from graphfathom.diagnostics.densities import GRID, NUM_LAYERS, grid_name
-from graphfathom.diagnostics.exact_jacobian import TOLERANCE
+from graphfathom.diagnostics.distances import NUM_ROOTS
+from graphfathom.diagnostics.jacobian import JacobianError
 from graphfathom.diagnostics.layer_map import LayerMap
 from graphfathom.diagnostics.node_jacobian import NodeJacobian
 from graphfathom.diagnostics.node_norms import log10_sum
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["prediction_observations", "prediction_products"]
 
-NUM_ROOTS = 16
-"""Nodes from which the bound of the sensitivity is followed through the graph."""
+UNSEEN = 0.1
+"""How far the largest slope of a smooth activation may lie above those seen."""
 DENSE_NODES = 4_000
 """Graphs up to this size have all singular values of their propagation computed."""
 
@@ -45,131 +46,169 @@ class _Layer:
     """The numbers of a layer that the theorems ask for."""
 
     form: ClosedForm
-    propagation: csr_array
-    weight: Tensor
     slope: float
     lipschitz: float
-    contracts: bool
-    """Whether the message is no larger than the slope times the linear one."""
+    growth: float | None
+    """How much longer it may make features; None if it does not map 0 to 0."""
+
+    @property
+    def propagation(self) -> csr_array:
+        return self.form.terms[0][0]
+
+    @property
+    def weight(self) -> Tensor:
+        return self.form.terms[0][1]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is act(P X W), with nothing added."""
+        form = self.form
+        return form.input is None and form.carry is None and len(form.terms) == 1
 
 
 def prediction_products(trace: Trace) -> int:
-    """Products with one layer that :func:`prediction_observations` takes."""
-    return 14 * trace.num_layers
+    """Products with one layer that :func:`prediction_observations` takes, about."""
+    return 10 * trace.num_layers
 
 
 def prediction_observations(
-    trace: Trace, structure: GraphStructure | None
+    trace: Trace,
+    structure: GraphStructure | None,
+    generator: torch.Generator | None = None,
 ) -> list[Observation]:
     r"""Predictions for layers :math:`\sigma(P X W)` and their state-space form.
 
     Args:
         trace: The network.
         structure: The graph of the energies, None if there is none.
+        generator: Draws the nodes of the sensitivities in a graph of more than 32
+            nodes. From the same state as in
+            :func:`~graphfathom.diagnostics.distances.distance_observations` they are
+            the same nodes. The global one if None.
 
     Returns:
-        Per layer ``theory.mean_squared_gain`` (Theorem 3.2 for Gaussian weights of this
-        variance, times the mean square of the slopes) and
-        ``theory.largest_singular_value`` (the bound of Proposition 3.3); of at most
-        four layers ``theory.density.log10=...`` (Lemma 3.1 with the law of Marchenko
-        and Pastur, without the activation). If all layers have the form, per state
-        ``theory.feature_norm`` and ``theory.dirichlet_energy.combinatorial``
-        (Propositions 4.2 and 4.3), and ``theory.sensitivity`` at every distance
-        (Theorem 5.1 in the Frobenius norm) with its split, ``theory.sensitivity.model``
-        and ``theory.sensitivity.topology``. Layers without the form have none.
+        Per layer ``theory.largest_singular_value`` (the bound of Proposition 3.3) and,
+        for :math:`\sigma(P X W)`, ``theory.mean_squared_gain`` (Theorem 3.2 for
+        Gaussian weights of this variance, times the mean square of the slopes); of at
+        most four such layers ``theory.density.log10=...`` (Lemma 3.1 with the law of
+        Marchenko and Pastur, without the activation). If all layers have a form, per
+        state ``theory.feature_norm`` and ``theory.dirichlet_energy.combinatorial``
+        (Propositions 4.2 and 4.3), as far as all layers before it map 0 to 0, and
+        ``theory.sensitivity`` at every distance (Theorem 5.1 in the Frobenius norm)
+        with its split, ``theory.sensitivity.model`` and
+        ``theory.sensitivity.topology``, where all layers propagate alike.
+
+    Raises:
+        ValueError: If no layer has such a form.
     """
-    layers = {k: _parts(trace, k) for k in range(1, trace.num_layers + 1)}
+    norms: dict[int, float] = {}
+    layers = {k: _parts(trace, k, norms) for k in range(1, trace.num_layers + 1)}
     known = {k: layer for k, layer in layers.items() if layer is not None}
+    if not known:
+        raise ValueError("no layer is act(P X W) or its state-space form.")
     rows = _spectra(trace, known)
     if len(known) == trace.num_layers:
         chain = [known[k] for k in sorted(known)]
         rows += _sizes(trace, chain, structure)
-        rows += _distances(trace, chain)
+        rows += _distances(trace, chain, generator)
     return rows
 
 
-def _parts(trace: Trace, k: int) -> _Layer | None:
-    layer = LayerMap(trace, k)
-    form = closed_form(layer)
-    if form is None or not layer.defect(form, 1) <= TOLERANCE:
+def _parts(trace: Trace, k: int, norms: dict[int, float]) -> _Layer | None:
+    try:
+        layer = LayerMap(trace, k)
+    except JacobianError:
         return None
-    propagation, weight = form.terms[0]
+    form = closed_form(layer)
+    if form is None or not layer.defect(form, 1) <= tolerance(layer.dtype):
+        return None
     slope = float(form.behind.abs().max())
     if form.before is not None:
         slope *= float(form.before.abs().max())
-    gain = slope * sum(_norm(p) * float(_norm_of(m)) for p, m in form.terms)
-    input = 1.0 if form.input is None else float(_norm_of(form.input))
-    carry = 0.0 if form.carry is None else float(_norm_of(form.carry))
-    return _Layer(
-        form,
-        propagation,
-        weight,
-        slope,
-        carry + input * gain,
-        _contracts(layer, form, slope * input),
-    )
+    gain = 0.0
+    for p, m in form.terms:  # layers that propagate alike share one matrix
+        if id(p) not in norms:
+            norms[id(p)] = _norm(p)
+        gain += slope * norms[id(p)] * _norm_of(m)
+    input = 1.0 if form.input is None else _norm_of(form.input)
+    carry = 0.0 if form.carry is None else _norm_of(form.carry)
+    chord = _chord(layer, form, slope * input)
+    growth = None if chord is None else carry + input * gain * chord
+    return _Layer(form, slope, carry + input * gain, growth)
 
 
-def _contracts(layer: LayerMap, form: ClosedForm, factor: float) -> bool:
-    """Whether Proposition 4.2 holds here, as without bias and with sigma(0) = 0."""
+def _chord(layer: LayerMap, form: ClosedForm, factor: float) -> float | None:
+    """How much longer messages are than slopes make them; None if f(0) = 0 is not sure.
+
+    A function of single entries that maps 0 to 0 makes no row longer than its largest
+    slope does; that of all features is at most a little above those seen. A sigmoid
+    makes small rows much longer, and a bias may make rows longer or shorter.
+    """
     tensors = (*layer.before.carried, *layer.behind.carried)
-    if form.before is not None or len(tensors) > 2:
-        return False
+    parameters = layer.trace.segment(layer.k).parameters
+    added = any(p.dim() < 2 and bool(p.any()) for p in parameters)
+    if added or form.before is not None or len(tensors) > 2:
+        return None
     x, y = (tensor.flatten(1) for tensor in tensors)
     message = y if form.carry is None else y - x @ form.carry.mT
-    return bool(message.norm() <= (1 + 1e-9) * factor * form.message(x).norm())
+    straight = factor * form.message(x).norm(dim=1)
+    straight += tolerance(layer.dtype) * y.norm(dim=1)
+    ratio = message.norm(dim=1) / straight.where(straight > 0, 1.0)
+    longest = float(ratio.max())
+    return max(longest, 1.0) if longest <= 1 + UNSEEN else None
 
 
-def _norm_of(matrix: Tensor) -> Tensor:
-    return torch.linalg.matrix_norm(matrix, 2)
+def _norm_of(matrix: Tensor) -> float:
+    return float(torch.linalg.matrix_norm(matrix, 2))
 
 
 def _norm(matrix: csr_array) -> float:
     """Largest singular value of a sparse matrix."""
     size = csr_shape(matrix)[0]
-    if size < 3 or matrix.nnz == 0:
-        return float(_norm_of(torch.from_numpy(matrix.toarray()).double()))
-    start = torch.ones(size, dtype=torch.float64).numpy()
-    found: Any = svds(matrix, 1, v0=start, return_singular_vectors=False)
+    if size < 3 or not csr_parts(matrix)[2].any():
+        return _norm_of(torch.from_numpy(matrix.toarray()).double())
+    # Not ones, which may be an eigenvector of another eigenvalue.
+    start = torch.randn(size, generator=torch.Generator().manual_seed(0)).double()
+    found: Any = svds(matrix, 1, v0=start.numpy(), return_singular_vectors=False)
     return float(found[0])
 
 
 def _spectra(trace: Trace, layers: dict[int, _Layer]) -> list[Observation]:
     rows, dtype = [], trace.precision
     sampled = sampled_layers(trace.num_layers, NUM_LAYERS)
+    spectra: dict[int, Tensor] = {}
     for k, layer in layers.items():
-        place, form = f"layer:{k}", layer.form
-        bound = Observation(
-            "theory.largest_singular_value", place, layer.lipschitz, None, "1", dtype
-        )
-        rows.append(bound)
-        plain = form.input is None and form.carry is None and len(form.terms) == 1
-        if not plain:
-            continue
-        n, (out, width) = form.num_nodes, layer.weight.shape
+        place, p = f"layer:{k}", layer.propagation
+        name = "theory.largest_singular_value"
+        rows.append(Observation(name, place, layer.lipschitz, None, "1", dtype))
+        out, width = layer.weight.shape
         variance = float(layer.weight.square().mean())
-        if variance == 0:
+        if not layer.is_plain or not 0 < variance < math.inf:
             continue
-        average = math.sqrt(float((csr_parts(layer.propagation)[2] ** 2).sum()) / n)
+        n, form = layer.form.num_nodes, layer.form
+        average = math.sqrt(float((csr_parts(p)[2] ** 2).sum()) / n)
         mean, _ = random_gcn_moments(torch.tensor([average]), out, width, variance)
         active = float(form.behind.square().mean())
         if form.before is not None:
             active *= float(form.before.square().mean())
-        gain = float(mean) * active
-        name = "theory.mean_squared_gain"
+        name, gain = "theory.mean_squared_gain", float(mean) * active
         rows.append(Observation(name, place, gain, None, "1", dtype))
         if k in sampled and n <= DENSE_NODES:
-            values = sparse_singular_values(layer.propagation)
-            rows += _density(values, out, width, variance, place, dtype)
+            if id(p) not in spectra:
+                spectra[id(p)] = sparse_singular_values(p)
+            rows += _density(spectra[id(p)], layer.weight, place, dtype)
     return rows
 
 
 def _density(
-    propagation: Tensor, out: int, width: int, variance: float, place: str, dtype: str
+    propagation: Tensor, weight: Tensor, place: str, dtype: str
 ) -> list[Observation]:
     r"""Density of :math:`\log_{10} |\lambda_i| \sqrt{\mu_j}` for random weights."""
     values = propagation[propagation > 1e-9 * propagation.max()]
-    large, small = max(out, width), min(out, width)
+    if not len(values):
+        return []
+    small, large = sorted(weight.shape)
+    variance = float(weight.square().mean())
     # mu = x^2 / lambda^2 has the density f(mu), log10 x the density 2 ln(10) mu f(mu).
     mu = 10 ** (2 * (GRID[:, None] - values.log10()[None]))
     density, _ = marchenko_pastur_density(mu, small / large, variance * large)
@@ -184,34 +223,41 @@ def _sizes(
     trace: Trace, layers: list[_Layer], structure: GraphStructure | None
 ) -> list[Observation]:
     """Bounds of features and energies, as far as no layer adds anything of its own."""
-    rows, dtype = [], trace.precision
+    rows, degree, count = [], 0, 0
     norm = float(trace.states[0].main.norm())
-    constants = torch.tensor([layer.lipschitz for layer in layers])
-    for k in range(1, len(layers) + 1):
-        if not layers[k - 1].contracts:
-            break
-        bound = log10_norm_bound(constants[:k], norm)
-        name = "theory.feature_norm"
-        rows.append(Observation(name, f"state:{k}", bound, None, "log10", dtype))
-        if structure is None or not bool((structure.weight == 1).all()):
-            continue
+    growths = torch.tensor([layer.growth or 0.0 for layer in layers]).double()
+    unweighted = structure is not None and bool((structure.weight == 1).all())
+    if structure is not None and unweighted:
         ends = torch.cat([structure.source, structure.target])
-        degree = int(ends.bincount().max()) if len(ends) else 0
-        bound = log10_energy_bound(constants[:k], norm, len(ends) // 2, degree)
-        name = "theory.dirichlet_energy.combinatorial"
-        rows.append(Observation(name, f"state:{k}", bound, None, "log10", dtype))
+        degree, count = int(ends.bincount(minlength=1).max()), len(structure.source)
+    for k in range(1, len(layers) + 1):
+        if layers[k - 1].growth is None:
+            break
+        bounds = {"theory.feature_norm": log10_norm_bound(growths[:k], norm)}
+        if unweighted:
+            name = "theory.dirichlet_energy.combinatorial"
+            bounds[name] = log10_energy_bound(growths[:k], norm, count, degree)
+        rows += [_row(trace, name, f"state:{k}", v) for name, v in bounds.items()]
     return rows
 
 
-def _distances(trace: Trace, layers: list[_Layer]) -> list[Observation]:
+def _distances(
+    trace: Trace, layers: list[_Layer], generator: torch.Generator | None
+) -> list[Observation]:
     """Theorem 5.1 by distance, where all layers propagate alike."""
-    if not _alike(trace, layers):
-        return []
-    jacobian = NodeJacobian(trace, 0, trace.num_layers)
     n = layers[0].form.num_nodes
-    roots = torch.linspace(0, n - 1, min(NUM_ROOTS, n)).long()
-    distance = jacobian.distances(roots, backward=False)
-    found = _bounds(layers, roots)
+    roots = torch.arange(n)
+    if n > NUM_ROOTS:
+        roots = torch.randperm(n, generator=generator)[:NUM_ROOTS]
+    try:
+        distance = NodeJacobian(trace, 0, trace.num_layers).distances(
+            roots, backward=True
+        )
+    except ValueError:  # no hops are known, so nothing was measured either
+        return []
+    found = _bounds(layers, roots) if _alike(trace, layers) else []
+    if not found:
+        return []
     topology = torch.stack([bound.topology for bound in found])
     # The Frobenius norm is at most the root of the width times that of Theorem 5.1.
     width = max(max(layer.weight.shape) for layer in layers)
@@ -240,30 +286,31 @@ def _alike(trace: Trace, layers: list[_Layer]) -> bool:
 
 
 def _bounds(layers: list[_Layer], roots: Tensor) -> list[SensitivityBound]:
-    """The bound from each root, with the largest constants of all layers."""
+    """The bound of each root v to all nodes u, with the largest constants."""
     n = layers[0].form.num_nodes
     rowptr, col, value = map(torch.from_numpy, csr_parts(layers[0].propagation))
     target = torch.arange(n).repeat_interleave(rowptr.long().diff())
-    edges = torch.stack([col.long(), target])
     largest = max(float(layer.weight.abs().max()) for layer in layers)
     width = max(max(layer.weight.shape) for layer in layers)
     slope = max(layer.slope for layer in layers)
-    carried = max(_column_sum(layer.form.carry) for layer in layers)
     factor = slope * largest * width
+    if factor == 0:  # no messages, and no model term
+        return []
+    carried = max(_column_sum(layer.form.carry, 0.0) for layer in layers)
     return [
         sensitivity_bound(
-            edges,
+            torch.stack([target, col.long()]),  # back along the edges, from v to u
             n,
-            int(root),
+            root,
             len(layers),
             max_weight=largest,
             channels=width,
             edge_weight=value,
-            residual=carried / factor if factor else 0.0,
+            residual=carried / factor,
             message=max(_column_sum(layer.form.input, 1.0) for layer in layers),
             slope=slope,
         )
-        for root in roots
+        for root in roots.tolist()
     ]
 
 
@@ -271,6 +318,6 @@ def _row(trace: Trace, name: str, place: str, value: float) -> Observation:
     return Observation(name, place, value, None, "log10", trace.precision)
 
 
-def _column_sum(matrix: Tensor | None, default: float = 0.0) -> float:
+def _column_sum(matrix: Tensor | None, default: float) -> float:
     """Largest sum of absolute entries of a column."""
     return default if matrix is None else float(matrix.abs().sum(0).max())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from graphfathom.html import content, illustrations
+from graphfathom.html import content, illustrations, theory
 from graphfathom.terminal import (
     SEVERITY_WORDS,
     describe_data,
@@ -48,6 +48,7 @@ def render(report: Report) -> str:
         "hero": hero,
         "quiet": illustrations.quiet(report),
         "tiles": content.key_figures(report),
+        "predictions": theory.predictions(report),
         "controls": content.controls(report),
         "layers": content.layer_table(report),
         "facts": content.facts(report),

@@ -134,6 +134,44 @@ DEFINITIONS = (
         "Shares of the entries in the precision the model runs in. A subnormal number"
         " is smaller than the smallest normal one and has lost digits.",
     ),
+    (
+        "Sensitivity",
+        "sensitivity",
+        "Root mean square over pairs of nodes at a distance of the norm of the"
+        " derivative of the last state of the one with respect to state 0 of the other."
+        " Its topology term is what such a pair has of the walks of the normalised"
+        " adjacency matrix, relative to all pairs; its model term the rest.",
+    ),
+    (
+        "Density of singular values",
+        "density",
+        "Share of the singular values of the Jacobian of a layer per factor of ten, on"
+        " at most four layers, by stochastic Lanczos quadrature.",
+    ),
+    (
+        "Distance to the edge of chaos",
+        "edge_of_chaos",
+        "Decimal logarithm of the root mean square stretch of a layer: 0 where random"
+        " changes keep their size.",
+    ),
+    (
+        "Singular values of all layers",
+        "product_singular_value",
+        "The largest of the Jacobian of the last state with respect to state 0. It has"
+        " one within the decades that stand behind.",
+    ),
+    (
+        "Lyapunov exponents",
+        "lyapunov_exponent",
+        "Natural logarithm of the growth per layer: the first of a random direction,"
+        " both together of a random area. 0 keeps.",
+    ),
+    (
+        "Predicted, at most",
+        "theory",
+        "What a theorem says of layers with these weights on these features: predicted"
+        " is the mean over Gaussian weights of the same variance, at most a bound.",
+    ),
 )
 """Term, the start of the observation names it explains, and its meaning."""
 

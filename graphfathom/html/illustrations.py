@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
-from graphfathom.plotting import PANELS, Curve, curve, figures, to_svg
-from graphfathom.terminal import format_number, format_share
+from graphfathom.plotting import (
+    PANELS,
+    Curve,
+    beside_theory,
+    curve,
+    figures,
+    to_svg,
+)
+from graphfathom.terminal import farthest, format_hops, format_number, format_share
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,10 +69,29 @@ CAPTIONS = {
     "units": "Channels that are zero on every node, and the single outputs and inputs"
     " of a layer that are cut off for these data. ReLU by itself cuts off about half of"
     " the outputs; a dead channel is width that was paid for and lost.",
+    "sensitivity": "How much a node of the last state changes with one of the first,"
+    " some hops away. The topology term is what the graph leaves to such a pair of all"
+    " walks, the model term what the layers make of it: where the first falls, edges"
+    " are missing, where the second is low, the layers damp. The band or bar is the"
+    " standard error.",
+    "density": "How the singular values of a layer spread: which directions it keeps"
+    " and which it loses. Left of the dotted line, the edge of chaos, they shrink."
+    " Dashed, where it is known: Gaussian weights of the same variance without an"
+    " activation (Lemma 3.1 with the law of Marchenko and Pastur). ReLU moves them to"
+    " the left and sets some to zero: a narrow peak on the left stands for all from"
+    " there down to zero, which few products cannot tell apart. The band is the"
+    " standard error.",
+    "theory": "What every layer does to changes, beside what its weights and its graph"
+    " let one expect. A gain far from its prediction has weights that are not random; a"
+    " largest singular value above what is allowed does not exist.",
+    "bounds": "The features and their differences between neighbours, beside the most"
+    " that they can be after layers of these norms. A bound that falls forces the"
+    " features to vanish; one that grows forces nothing.",
 }
 """What one should see; one entry per panel."""
 
 SUBJECTS = (
+    ("squash", "sensitivity"),
     ("smoothing-to-zero", "signal"),
     ("smooth", "smoothing"),
     ("gradient", "gradients"),
@@ -152,11 +178,15 @@ def _restyled(tag: str, name: str) -> str:
     tag = re.sub(r'(\bid="|"#|url\(#)', rf"\g<1>{name}-", tag)
     # A tenth of a point is finer than any screen.
     tag = re.sub(r"\d+\.\d\d+", lambda n: f"{float(n[0]):.1f}", tag)
-    return " ".join(tag.split())
+    tag = " ".join(tag.split())
+    # A line goes on without being told so at every point.
+    return tag if " C " in tag else re.sub(r"(?<=\d) L (?=[-\d])", " ", tag)
 
 
 def _reading(report: Report, name: str) -> str:
     panel = PANELS[name]
+    if name in READINGS:
+        return READINGS[name](report)
     pairs = [(curve(report, each), label) for each, label in panel.quantities]
     measured = [(data, label) for data, label in pairs if data]
     if not measured:
@@ -200,3 +230,63 @@ def _range(data: Curve) -> str:
         return "not finite"
     low, high = (format_number(end(finite), data.unit) for end in (min, max))
     return low if low == high else f"between {low} and {high}"
+
+
+def _heard(report: Report) -> str:
+    data = curve(report, "sensitivity")
+    if data is None:
+        return ""
+    texts = (_word(value, data.unit) for value in data.value)
+    pairs = dict(zip(data.index, texts, strict=True))
+    ends = dict.fromkeys((data.index[0], farthest(report)))
+    found = [f"{pairs[r]} at {format_hops(r)}" for r in ends if r in pairs]
+    return f"Here it is {' and '.join(found)}."
+
+
+def _spread(report: Report) -> str:
+    data = curve(report, "singular_values.below")
+    if data is None:
+        return ""
+    texts = map(format_share, data.value, data.stderr)
+    pairs = dict(zip(data.index, texts, strict=True))
+    ends = dict.fromkeys((data.index[0], data.index[-1]))
+    shares = " and ".join(f"{pairs[k]} of those of layer {k}" for k in ends)
+    return f"Here {shares} are at most 0.1."
+
+
+def _expected(report: Report) -> str:
+    texts = []
+    for name, label, word in (
+        ("mean_squared_gain", "mean squared gain", "prediction"),
+        ("largest_singular_value", "largest singular value", "bound"),
+    ):
+        pair, whole = beside_theory(report, name), curve(report, name)
+        if pair and whole:
+            (measured, said), count = map(_range, pair), len(pair[0].index)
+            layers = f"layer{'s' * (count != 1)}"
+            part = f" in {count} {layers}" if count < len(whole.index) else ""
+            texts.append(f"the {label} is {measured}{part}, the {word} {said}")
+    return f"Here {'; '.join(texts)}." if texts else ""
+
+
+def _bounded(report: Report) -> str:
+    texts = []
+    for name, label in (
+        ("feature_norm", "feature norm"),
+        ("dirichlet_energy.combinatorial", "Dirichlet energy"),
+    ):
+        pair = beside_theory(report, name)
+        if pair:
+            value, bound = (_word(each.value[-1], each.unit) for each in pair)
+            last = f"at layer {pair[0].index[-1]}"
+            texts.append(f"the {label} is {value} {last}, the bound {bound}")
+    return f"Here {'; '.join(texts)}." if texts else ""
+
+
+READINGS = {
+    "sensitivity": _heard,
+    "density": _spread,
+    "theory": _expected,
+    "bounds": _bounded,
+}
+"""Figures whose sentence is not about the two ends of the first line."""

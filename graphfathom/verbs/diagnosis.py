@@ -32,6 +32,7 @@ from graphfathom.diagnostics.trace import (
 )
 from graphfathom.problem import Problem
 from graphfathom.training import fit
+from graphfathom.verbs.deep import MAX_SECONDS, deepen
 from graphfathom.verbs.description import describe_data, describe_model, versions
 from graphfathom.verbs.state_space import data_free, inside
 
@@ -57,6 +58,8 @@ def diagnose(
     mode: str = "auto",
     layers: str | None = None,
     controls: str = "untrained",
+    deep: bool = False,
+    max_seconds: float = MAX_SECONDS,
     seed: int = 0,
     byte_budget: int = BYTE_BUDGET,
     progress: Callable[[str], None] | None = None,
@@ -80,6 +83,10 @@ def diagnose(
         controls: ``"none"``; ``"untrained"``: the same network at depth 1, the same in
             state-space form and an MLP are measured beside it; ``"trained"``: they and
             the network itself are trained for a short time as well, on copies.
+        deep: Whether to estimate the densities of singular values, those of all layers
+            together, sensitivities by distance, and what theory predicts as well.
+            Each says its price first.
+        max_seconds: Longest that one of these may take; a longer one is left out.
         seed: Seed of the random probes and of the controls.
         byte_budget: Bytes of saved tensors that may be alive at a time.
         progress: Called with a few words at the beginning of each stage.
@@ -103,12 +110,17 @@ def diagnose(
         raise ValueError(
             f"`controls` must be one of {', '.join(CONTROLS)}. Got {controls!r}."
         )
+    if not max_seconds > 0:
+        raise ValueError(
+            f"`max_seconds` must be > 0, a limit for each deep estimate. Got "
+            f"{max_seconds}: for none, leave `deep` out."
+        )
     if isinstance(model, Problem):
         problem = model
     else:
         problem = Problem(model, data, forward_fn, loss, target, mask, mode)
     session = Session(problem, layers, seed, byte_budget, progress or silent)
-    session.measure()
+    session.measure(max_seconds if deep else None)
     if controls != "none":
         with session.stage("controls"):
             session.add_controls(trained=controls == "trained")
@@ -166,16 +178,16 @@ class Session:
         return torch.Generator().manual_seed(self.seed)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage and say that it begins."""
-        self.progress(name)
+    def stage(self, name: str, price: str = "") -> Iterator[None]:
+        """Time a stage and say that it begins, and what it will take."""
+        self.progress(f"{name}: {price}" if price else name)
         start = time.perf_counter()
         yield
         seconds = time.perf_counter() - start
         self.cost[name] = self.cost.get(name, 0.0) + seconds
 
-    def measure(self) -> None:
-        """Everything about the model itself."""
+    def measure(self, max_seconds: float | None = None) -> None:
+        """Everything about the model itself; deep measures if they have a limit."""
         self.notes += self.problem.notes
         with self.stage("graph and data"):
             structure = facts.graph_structure(self.problem)
@@ -210,6 +222,8 @@ class Session:
             self.rows += gradients.gradient_observations(self.trace)
             self.rows += gradients.gain_observations(self.trace, self.generator())
         self._layer_maps()
+        if max_seconds is not None:
+            deepen(self, self.trace, structure, max_seconds)
         self._other_mode()
 
     def _capture(self, **options: Any) -> Trace:

@@ -7,20 +7,30 @@ its sections, notes first and evidence last, and counted.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING
 
-from rich.cells import cell_len, chop_cells, set_cell_size
+from rich.cells import set_cell_size
 
 from graphfathom.plotting import Curve, curve, run_label
+from graphfathom.terminal.deep import deep_lines, farthest
+from graphfathom.terminal.formats import (
+    describe_data,
+    describe_guess,
+    describe_model,
+    format_count,
+    format_hops,
+    format_number,
+    format_power,
+    format_score,
+    format_share,
+)
+from graphfathom.terminal.layout import clean, cut, hang, to_ascii, wrap
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from graphfathom.diagnostics.observations import Observation
     from graphfathom.diagnostics.report import Finding, Report
 
 __all__ = [
@@ -28,8 +38,11 @@ __all__ = [
     "describe_data",
     "describe_guess",
     "describe_model",
+    "farthest",
     "format_count",
+    "format_hops",
     "format_number",
+    "format_power",
     "format_share",
     "print_report",
     "render",
@@ -58,66 +71,6 @@ PROFILE = (
 PARTS = ("train", "val", "test")
 SCORES = {"loss": "loss"} | {f"accuracy.{part}": part for part in PARTS}
 BARS, PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
-TO_ASCII = str.maketrans("·…–−×√", "-.--xv")
-
-
-def format_number(value: float, unit: str = "1") -> str:
-    """A number with two or three digits; a logarithm becomes what it stands for.
-
-    Example:
-        >>> format_number(-166.32, "log10"), format_number(-16.5, "log10")
-        ('10^-166.3', '3.2e-17')
-        >>> format_number(-math.inf, "log10"), format_number(0.25, "log10")
-        ('0', '1.78')
-    """
-    if unit == "log10":
-        if 100 <= abs(value) < math.inf:
-            return f"10^{value:.1f}" if abs(value) < 1e5 else f"10^{value:.0e}"
-        value = 10.0**value
-    if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else f"{value:.0f}"
-    if value == round(value) and abs(value) < 1e6:
-        return f"{value:,.0f}"
-    if not 9.995e-4 <= abs(value) < 99_999.5:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
-    return f"{value:#.3g}" if abs(value) < 99.95 else f"{value:,.0f}"
-
-
-def format_share(value: float) -> str:
-    """A share as a percentage; what is not quite 0 or 1 does not read as if it were."""
-    if not 0 <= value <= 1:
-        return format_number(value)
-    if 0 < value < 0.001:
-        return "< 0.1 %"
-    if 0.999 < value < 1:
-        return "> 99.9 %"
-    return f"{100 * value:.1f} %"
-
-
-def format_count(number: object) -> str:
-    """A whole number with its thousands set apart; anything else as it is."""
-    return f"{number:,}" if type(number) is int else str(number)
-
-
-def describe_model(report: Report) -> str:
-    """The model in a few words: name, layers, parameters, dtype."""
-    model, layers = report.model, len(report.layers)
-    parts = [str(model.get("name") or "model")]
-    if layers:
-        parts.append(f"{layers:,} layer{'s' * (layers != 1)}")
-    if "parameters" in model:
-        parts.append(f"{format_count(model['parameters'])} parameters")
-    parts.append(str(model.get("dtype") or "").removeprefix("torch."))
-    return ", ".join(part for part in parts if part)
-
-
-def describe_data(report: Report) -> str:
-    """The data in a few words: name, nodes, edges, features."""
-    keys, name = ("nodes", "edges", "features"), str(report.data.get("name") or "")
-    given = [(key, report.data.get(key)) for key in keys]
-    sizes = ", ".join(f"{format_count(n)} {key}" for key, n in given if n is not None)
-    return f"{name} ({sizes})" if name and sizes else name or sizes
 
 
 def render(report: Report, width: int = 100, *, ascii_only: bool = False) -> str:
@@ -180,7 +133,7 @@ def _lines(report: Report, width: int, ascii_only: bool) -> list[_Line]:
         _verdict(report, width),
         *_verdict_details(report.verdict, width),
         _others(report.findings[1:], width),
-        _profile(report, width, bars),
+        *_profile(report, width, bars),
         _controls(report, width),
         _notes(report.notes, width),
         _cost(report, width),
@@ -188,8 +141,8 @@ def _lines(report: Report, width: int, ascii_only: bool) -> list[_Line]:
     _fit(blocks)
     lines = [line for block in blocks for line in block.lines()][:MAX_LINES]
     if ascii_only:
-        lines = [(_to_ascii(text), style) for text, style in lines]
-    return [(_cut(text.rstrip(), width), style) for text, style in lines]
+        lines = [(to_ascii(text), style) for text, style in lines]
+    return [(cut(text.rstrip(), width), style) for text, style in lines]
 
 
 def _fit(blocks: Sequence[_Block]) -> None:
@@ -207,10 +160,10 @@ def _verdict(report: Report, width: int) -> _Block:
     word = SEVERITY_WORDS[verdict.severity]
     title = f"{word}: {verdict.title.removeprefix(f'{word.capitalize()}: ')}"
     style = f"bold {STYLES[verdict.severity]}"
-    lines = [(line, style) for line in _wrap(title, width, 2)]
+    lines = [(line, style) for line in wrap(title, width, 2)]
     data = describe_data(report)
     subject = describe_model(report) + (f", on {data}" if data else "")
-    lines += [(line, "dim") for line in _wrap(subject, width, 2)]
+    lines += [(line, "dim") for line in wrap(subject, width, 2)]
     return _Block([], [lines, [("", "")]], least=2, yields=0)
 
 
@@ -221,7 +174,7 @@ def _verdict_details(verdict: Finding, width: int) -> list[_Block]:
         _worded("Where", [("", verdict.where)], width, yields=0, most=2),
         _worded("Evidence", [("- ", e) for e in verdict.evidence], width, yields=2),
         _worded("Try", advice, width, yields=3),
-        _worded("Basis", [("", verdict.source)], width, yields=4),
+        _worded("Basis", [("", verdict.source)], width, yields=5),
     ]
 
 
@@ -231,7 +184,7 @@ def _worded(
     items = []
     for mark, text in texts:
         head = f"{word if not items else '':<{WORD}}{mark}"
-        items.append([(line, "") for line in _hang(head, text, width, most)])
+        items.append([(line, "") for line in hang(head, text, width, most)])
     items = [item for item in items if item]
     optional = word == "Basis"
     least = 0 if optional else min(1, len(items))
@@ -244,15 +197,15 @@ def _others(findings: Sequence[Finding], width: int) -> _Block:
         head = f"  {SEVERITY_WORDS[each.severity].lower():<{WORD}}"
         text = f"{each.title} ({each.where})" if each.where else each.title
         style = STYLES[each.severity]
-        items.append([(line, style) for line in _hang(head, text, width, 1)])
+        items.append([(line, style) for line in hang(head, text, width, 1)])
     heading = [("", ""), ("Also found", "bold")] if items else []
-    return _Block(heading, items, min(1, len(items)), yields=5)
+    return _Block(heading, items, min(1, len(items)), yields=6)
 
 
 def _notes(notes: Sequence[str], width: int) -> _Block:
-    items = [[(line, "dim") for line in _hang("  - ", n, width, 2)] for n in notes]
+    items = [[(line, "dim") for line in hang("  - ", n, width, 2)] for n in notes]
     heading = [("", ""), ("Notes", "bold")] if items else []
-    block = _Block(heading, items[:3], min(1, len(items)), yields=6)
+    block = _Block(heading, items[:3], min(1, len(items)), yields=7)
     block.dropped = len(items) - len(block.items)
     return block
 
@@ -264,16 +217,16 @@ def _cost(report: Report, width: int) -> _Block:
     parts = [f"{name} {cost:.1f}" for name, cost in stages if name != "total"]
     total = report.cost.get("total", sum(report.cost.values()))
     text = f"Took {total:.1f} s: {', '.join(parts)}".removesuffix(": ")
-    lines = _wrap(text, width, 1)
+    lines = wrap(text, width, 1)
     return _Block([("", "")], [[(line, "dim") for line in lines]], 1, yields=0)
 
 
-def _profile(report: Report, width: int, bars: str) -> _Block:
-    """The states at about eight depths: one row per quantity."""
+def _profile(report: Report, width: int, bars: str) -> list[_Block]:
+    """The states at about eight depths, a row per quantity; then the whole depth."""
     found = [(curve(report, name), label, meaning) for name, label, meaning in PROFILE]
     rows = [(data, label, meaning) for data, label, meaning in found if data]
     if not rows:
-        return _Block([], [], 0, yields=0)
+        return [_deep(report, width)]
     indices = sorted({index for data, _, _ in rows for index in data.index})
     texts = []
     for data, _, _ in rows:
@@ -289,10 +242,13 @@ def _profile(report: Report, width: int, bars: str) -> _Block:
         spark = _sparkline(data, indices, bars)
         items.append([(f"  {label:<{LABEL}}{spark}{cells}", "")])
     legend = "; ".join(f"{label}: {meaning}" for _, label, meaning in rows)
-    lines = _hang(" " * INDENT, f"{legend}.", width, 3)
-    items.append([(line, "dim") for line in lines])
+    lines = [(line, "dim") for line in hang(" " * INDENT, f"{legend}.", width, 3)]
     heading = [("", ""), ("Through the depth", "bold")]
-    return _Block(heading, items, len(items) - 1, yields=4, counts=False)
+    return [
+        _Block(heading, items, len(items), yields=0),
+        _deep(report, width),
+        _Block([], [lines], 0, yields=5, counts=False),
+    ]
 
 
 def _sparkline(data: Curve, indices: Sequence[int], bars: str) -> str:
@@ -313,6 +269,15 @@ def _sparkline(data: Curve, indices: Sequence[int], bars: str) -> str:
     return f"{''.join(marks.get(index, ' ') for index in chosen):<{SPARK}}"
 
 
+def _deep(report: Report, width: int) -> _Block:
+    """What a deep diagnosis adds, in a line each."""
+    heads = [(f"  {label:<{LABEL}}", text) for label, text in deep_lines(report)]
+    items = [
+        [(line, "") for line in hang(head, text, width, 1)] for head, text in heads
+    ]
+    return _Block([], items, min(1, len(items)), yields=4, counts=False)
+
+
 def _controls(report: Report, width: int) -> _Block:
     """Scores of every run, and what guessing reaches."""
     table = [(run, _scores(report, run)) for run in report.observations.runs()]
@@ -325,9 +290,9 @@ def _controls(report: Report, width: int) -> _Block:
     items = [[(f"  {'':<{label}}{words}", "dim")]]
     for run, scores in table:
         cells = "".join(f"{scores.get(name, '-'):>{CELL}}" for name in names)
-        text = set_cell_size(_cut(_clean(run_label(run)), label - 1), label)
+        text = set_cell_size(cut(clean(run_label(run)), label - 1), label)
         items.append([(f"  {text}{cells}", "")])
-    lines = _hang(" " * INDENT, describe_guess(report), width, 1)
+    lines = hang(" " * INDENT, describe_guess(report), width, 1)
     items += [[(line, "dim") for line in lines]] if lines else []
     heading = [("", ""), ("Controls" if len(table) > 1 else "Scores", "bold")]
     return _Block(heading, items, min(3, len(items)), yields=1)
@@ -335,21 +300,7 @@ def _controls(report: Report, width: int) -> _Block:
 
 def _scores(report: Report, run: str) -> dict[str, str]:
     rows = [report.observations.get(name, run=run) for name in SCORES]
-    return {row.name: _score(row) for row in rows if row}
-
-
-def _score(row: Observation) -> str:
-    if row.name.startswith("accuracy"):
-        return format_share(row.value)
-    return format_number(row.value, row.unit)
-
-
-def describe_guess(report: Report) -> str:
-    """What is reached without looking at the input; "" if that was not measured."""
-    names = {"loss.constant": "loss", "accuracy.majority": "accuracy"}
-    rows = [report.observations.get(name) for name in names]
-    texts = ", ".join(f"{names[row.name]} {_score(row)}" for row in rows if row)
-    return f"The best constant guess: {texts}." if texts else ""
+    return {row.name: format_score(row) for row in rows if row}
 
 
 def _spread(indices: Sequence[int], count: int) -> list[int]:
@@ -358,43 +309,3 @@ def _spread(indices: Sequence[int], count: int) -> list[int]:
         return list(indices)
     step = (len(indices) - 1) / (count - 1)
     return [indices[round(place * step)] for place in range(count)]
-
-
-def _clean(text: str) -> str:
-    """One line without control characters and terminal escapes."""
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", " ".join(str(text).split()))
-    return "".join(sign for sign in text if sign.isprintable())
-
-
-def _to_ascii(text: str) -> str:
-    return text.translate(TO_ASCII).encode("ascii", "replace").decode()
-
-
-def _cut(text: str, width: int) -> str:
-    """The text, shortened to a width with an ellipsis."""
-    if cell_len(text) <= width:
-        return text
-    return set_cell_size(text, width - 1).rstrip() + "…"
-
-
-def _wrap(text: str, width: int, most: int) -> list[str]:
-    """Lines of at most ``width`` columns; the last of ``most`` takes an ellipsis."""
-    lines, line = [], ""
-    pieces = (chop_cells(word, width) for word in _clean(text).split())
-    for word in chain.from_iterable(pieces):
-        longer = f"{line} {word}" if line else word
-        if cell_len(longer) <= width:
-            line = longer
-        else:
-            lines.append(line)
-            line = word
-    lines.append(line)
-    if len(lines) > most:
-        lines = [*lines[: most - 1], _cut(f"{lines[most - 1]} …", width)]
-    return [line for line in lines if line]
-
-
-def _hang(head: str, text: str, width: int, most: int) -> list[str]:
-    """Wrapped text behind a head, the following lines indented below it."""
-    lines = _wrap(text, width - len(head), most)
-    return [(" " * len(head) if n else head) + line for n, line in enumerate(lines)]

@@ -1,0 +1,97 @@
+"""What a diagnosis measures only when it is asked to look deep."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from graphfathom.diagnostics import densities, distances, predictions
+from graphfathom.diagnostics.gradients import sweep
+from graphfathom.diagnostics.observations import Observation
+from graphfathom.diagnostics.structure import GraphStructure
+
+if TYPE_CHECKING:
+    from graphfathom.diagnostics.trace import Trace
+    from graphfathom.verbs.diagnosis import Session
+
+__all__ = ["MAX_SECONDS", "deepen"]
+
+MAX_SECONDS = 300.0
+"""Longest that one estimate may take unless told otherwise: a coffee."""
+
+Count = Callable[["Trace"], int]
+Run = Callable[["Trace", torch.Generator], list[Observation]]
+
+
+def deepen(
+    session: Session,
+    trace: Trace,
+    structure: GraphStructure | None,
+    max_seconds: float,
+) -> None:
+    """Add densities, products, sensitivities and predictions to a diagnosis.
+
+    Each estimate says first how many products with a layer it takes, and about how
+    long; one that would take too long is left out, and the notes say so.
+
+    Args:
+        session: The diagnosis that rows and notes are added to.
+        trace: Its network.
+        structure: The graph of the energies, None if there is none.
+        max_seconds: Longest that one estimate may take.
+    """
+    with session.stage("price of a product"):
+        seconds = _seconds(trace)
+    for name, count, run in _estimates(structure):
+        products = count(trace)
+        price = f"{products:,} products with a layer, about {products * seconds:.1f} s"
+        if products * seconds > max_seconds:
+            session.notes.append(
+                f"Left out: {name}. They would take {price}, and `max_seconds` is "
+                f"{max_seconds:g}."
+            )
+            continue
+        try:
+            with session.stage(name, price):
+                session.rows += run(trace, session.generator())
+        except ValueError as error:
+            session.notes.append(f"No {name}: {error}")
+        except OverflowError:
+            session.notes.append(f"No {name}: numbers leave the range of float64.")
+
+
+def _estimates(structure: GraphStructure | None) -> tuple[tuple[str, Count, Run], ...]:
+    """Name, number of products and measure."""
+
+    def predict(trace: Trace, generator: torch.Generator) -> list[Observation]:
+        return predictions.prediction_observations(trace, structure, generator)
+
+    return (
+        (
+            "densities of singular values",
+            densities.density_products,
+            densities.density_observations,
+        ),
+        (
+            "singular values of all layers together",
+            densities.product_products,
+            densities.product_observations,
+        ),
+        (
+            "sensitivities by distance",
+            distances.distance_products,
+            distances.distance_observations,
+        ),
+        ("predictions of theory", predictions.prediction_products, predict),
+    )
+
+
+def _seconds(trace: Trace) -> float:
+    """Seconds of one product with a layer, from one pass through all of them."""
+    start = time.perf_counter()
+    for _ in sweep(trace, torch.ones_like(trace.output)):
+        pass
+    return (time.perf_counter() - start) / max(trace.num_layers, 1)
