@@ -20,6 +20,8 @@ Change = dict[str, float | dict[int, float]]
 """What differs from a healthy network."""
 
 PER_LAYER = {"mean_squared_gain", "gradient.weights", "zero_rows", "zero_columns"}
+PER_DISTANCE = ("sensitivity",)
+"""Beginnings of the names that are measured between nodes at a distance."""
 OWN = ("exact_zeros", "subnormals", "non_finite", "gradient_")
 """Beginnings of the names that are measured in the caller's precision."""
 
@@ -78,6 +80,7 @@ def table(numbers: Numbers, run: str = "model") -> Observations:
     for name, value in numbers.items():
         dtype = "float32" if name.startswith(OWN) else "float64"
         place = "layer" if name in PER_LAYER else "state"
+        place = "distance" if name.startswith(PER_DISTANCE) else place
         if isinstance(value, Mapping):
             rows += [
                 Observation(name, f"{place}:{k}", v, dtype=dtype, run=run)

@@ -83,7 +83,7 @@ def test_defaults(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     progress = calls[0].pop("progress")
     assert callable(progress)
     expected = {"layers": None, "mode": "auto", "controls": "untrained", "seed": 0}
-    assert calls == [expected]
+    assert calls == [expected | {"deep": False, "max_seconds": 300.0}]
 
 
 def test_data_goes_to_stdout_and_progress_to_stderr(

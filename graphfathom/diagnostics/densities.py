@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, overload
 
 import torch
+from torch import Tensor
 
 from graphfathom.diagnostics.jacobian import JacobianOperator, state_size
 from graphfathom.diagnostics.observations import Observation
 from graphfathom.diagnostics.spectra import sampled_layers
 from graphfathom.linalg.density import spectral_density
+from graphfathom.linalg.operator import AbstractLinearOperator, FunctionOperator
 from graphfathom.linalg.products import log10_singular_values, lyapunov_exponents
+from graphfathom.linalg.vector import gaussian_vector
 
 if TYPE_CHECKING:
     from graphfathom.diagnostics.trace import Trace
@@ -45,7 +49,8 @@ def grid_name(name: str, log10: float) -> str:
 def density_products(trace: Trace) -> int:
     """Products with one layer that :func:`density_observations` takes."""
     layers = len(sampled_layers(trace.num_layers, NUM_LAYERS))
-    return layers * (2 * NUM_MATVECS * NUM_SAMPLES + 2)
+    # Two more check an operator, and two find its zeros.
+    return layers * (2 * NUM_MATVECS * NUM_SAMPLES + 4)
 
 
 def density_observations(trace: Trace, generator: torch.Generator) -> list[Observation]:
@@ -66,21 +71,72 @@ def density_observations(trace: Trace, generator: torch.Generator) -> list[Obser
     dtype = trace.precision
     for k in sampled_layers(trace.num_layers, NUM_LAYERS):
         jacobian, place = trace.jacobian(k - 1, k), f"layer:{k}"
-        steps = min(NUM_MATVECS, *jacobian.shape)
-        if steps < 1:
+        if min(jacobian.shape) < 1:
             continue
-        found = spectral_density(jacobian, steps, NUM_SAMPLES, generator=generator)
-        chaos, below = found.edge_of_chaos, found.fraction_below(SMALL)
-        values, errors = found.density(10**GRID, log10=True)
-        points = zip(GRID.tolist(), values.tolist(), errors.tolist(), strict=True)
-        for name, value, stderr, unit in (
-            ("edge_of_chaos", chaos.value, chaos.stderr, "log10"),
-            ("singular_values.below", below.value, below.stderr, "share"),
-            *((grid_name("density", x), y, e, "per decade") for x, y, e in points),
-        ):
+        for name, value, stderr, unit in _measures(jacobian, generator):
             rows.append(Observation(name, place, value, stderr, unit, dtype))
         trace.segment(k).release()
     return rows
+
+
+Measure = tuple[str, float, float, str]
+
+
+def _measures(
+    jacobian: JacobianOperator, generator: torch.Generator
+) -> Iterator[Measure]:
+    """Name, value, standard error and unit of each number about a layer."""
+    kept = _loud(jacobian, generator)
+    count, size = min(jacobian.shape), min(kept.shape)
+    if size == 0:
+        yield "edge_of_chaos", -math.inf, 0.0, "log10"
+        yield "singular_values.below", 1.0, 0.0, "share"
+        for x in GRID.tolist():
+            yield grid_name("density", x), math.nan, 0.0, "per decade"
+        return
+    steps = min(NUM_MATVECS, size)
+    found = spectral_density(kept, steps, NUM_SAMPLES, generator=generator)
+    # The columns left out are zeros among the n of the mean.
+    chaos = found.edge_of_chaos
+    spread = math.log10(kept.shape[1] / jacobian.shape[1]) / 2
+    below = found.fraction_below(SMALL)
+    share = size / count
+    values, errors = found.density(10**GRID, log10=True)
+    yield "edge_of_chaos", chaos.value + spread, chaos.stderr, "log10"
+    yield (
+        "singular_values.below",
+        1 - share + share * below.value,
+        share * below.stderr,
+        "share",
+    )
+    points = zip(GRID.tolist(), values.tolist(), errors.tolist(), strict=True)
+    for x, value, stderr in points:
+        yield grid_name("density", x), value, stderr, "per decade"
+
+
+def _loud(
+    jacobian: JacobianOperator, generator: torch.Generator
+) -> AbstractLinearOperator:
+    """The operator without rows and columns that are exactly zero.
+
+    Half of the rows of a ReLU layer are: zeros that a quadrature of a few steps cannot
+    tell from small singular values, which stay as they are.
+    """
+    (m, n), kind = jacobian.shape, (jacobian.dtype, jacobian.device)
+    v, w = (gaussian_vector(size, *kind, generator=generator) for size in (n, m))
+    # NaN is kept.
+    rows = (jacobian.matvec(v) != 0).nonzero().flatten()
+    columns = (jacobian.rmatvec(w) != 0).nonzero().flatten()
+    if (len(rows), len(columns)) == (m, n):
+        return jacobian
+
+    def forth(x: Tensor) -> Tensor:
+        return jacobian.matvec(x.new_zeros(n).index_copy(0, columns, x))[rows]
+
+    def back(y: Tensor) -> Tensor:
+        return jacobian.rmatvec(y.new_zeros(m).index_copy(0, rows, y))[columns]
+
+    return FunctionOperator(forth, back, (len(rows), len(columns)), *kind)
 
 
 def product_products(trace: Trace) -> int:

@@ -27,7 +27,8 @@ class Observation:
     name: str
     """What was measured, e.g. ``"feature_rms"``."""
     place: str
-    """``"state:k"`` for k = 0..L, ``"layer:k"`` for k = 1..L, or ``"model"``."""
+    """``"state:k"`` for k = 0..L, ``"layer:k"`` for k = 1..L, ``"distance:r"`` for
+    pairs of nodes r hops apart, or ``"model"``."""
     value: float
     """The number, in :attr:`unit`."""
     stderr: float | None = None
@@ -45,7 +46,7 @@ class Observation:
 
     @property
     def index(self) -> int | None:
-        """The k of ``state:k`` or ``layer:k``; None for ``"model"``."""
+        """The number behind the colon; None for ``"model"``."""
         return int(self.place.split(":")[1]) if ":" in self.place else None
 
 

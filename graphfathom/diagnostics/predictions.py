@@ -117,9 +117,9 @@ def prediction_observations(
 def _parts(trace: Trace, k: int, norms: dict[int, float]) -> _Layer | None:
     try:
         layer = LayerMap(trace, k)
+        form = closed_form(layer)
     except JacobianError:
         return None
-    form = closed_form(layer)
     if form is None or not layer.defect(form, 1) <= tolerance(layer.dtype):
         return None
     slope = float(form.behind.abs().max())

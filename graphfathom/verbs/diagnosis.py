@@ -96,7 +96,8 @@ def diagnose(
 
     Raises:
         TypeError: If an argument is of the wrong kind.
-        ValueError: If the data cannot be used or no layer is found.
+        ValueError: If an option is out of range, the data cannot be used or no layer
+            is found.
         ForwardError: If the model's own forward raises; the message names the layer.
 
     Example:

@@ -42,6 +42,15 @@ def deviation(kind: str, value: float, k: int = 2) -> Change:
     return {f"deviation.{kind}": {k: value}}
 
 
+def far(model: float, topology: float) -> Change:
+    """Both terms of pairs that are half as far apart as the network is deep."""
+    return {
+        "sensitivity.model": {DEPTH // 2: model},
+        "sensitivity.topology": {DEPTH // 2: topology},
+        "sensitivity.pairs": {DEPTH // 2: 10.0},
+    }
+
+
 CASES = (
     Case("non-finite", {}, {"non_finite": {2: TINY}}, "critical"),
     Case("non-finite", {}, {"gradient_non_finite": {2: TINY}}, "critical"),
@@ -105,6 +114,8 @@ CASES = (
         {"gradient_zeros": {1: 1.0}},
         "critical",
     ),
+    Case("over-squashing", far(-3.0, -2.0), far(-3.0, -2 - TINY), "warning"),
+    Case("over-squashing", far(-3.0, -2.0), far(-3 - TINY, -2.0), "note"),
     Case(
         "under-reaching",
         {"data.diameter": float(DEPTH)},
