@@ -3,10 +3,10 @@
 Command: ``python benchmarks/jacobian_exact.py`` (about four minutes on two cores).
 800 nodes, 16 channels, float64, on an Erdos-Renyi and a Barabasi-Albert graph of mean
 degree 6. Ours starts from the model: it is traced, the closed form solved for, checked
-on random vectors and stored by blocks. The peer is ``jacrev`` in chunks of 100
-rows: with more it takes more memory and is not faster. All entries must agree, or the script fails.
-``ratio`` is that of the seconds on the slower family, ``memory_ratio`` that of the
-growth of a process that does nothing else.
+on random vectors and stored by blocks. The peer is ``jacrev`` in chunks of 100 rows;
+chunks of 400 take as long and as much memory. All entries must agree, or the script
+fails. ``ratio`` is that of the seconds on the slower family, ``memory_ratio`` that of
+the growth of a process that does nothing else.
 """
 
 from __future__ import annotations
