@@ -49,7 +49,10 @@ def ours(model: nn.Module, data: Data) -> gf.linalg.BlockSparseOperator:
 
 
 def peer(model: nn.Module, data: Data, chunk: int) -> Tensor:
-    """The dense Jacobian by ``torch.func.jacrev``, some rows at a time."""
+    """The dense Jacobian by ``torch.func.jacrev``, some rows at a time.
+
+    The parameters must not require gradients, or the whole graph is kept.
+    """
 
     def flat(x: Tensor) -> Tensor:
         return model(x.view_as(data.x), data.edge_index).flatten()

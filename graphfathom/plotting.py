@@ -247,7 +247,7 @@ PANELS = {
             ("sensitivity", "measured"),
             ("sensitivity.model", "model term"),
             ("sensitivity.topology", "topology term"),
-            ("theory.sensitivity", "Theorem 5.1 allows"),
+            ("theory.sensitivity.topology", "topology term, Theorem 5.1"),
         ),
         across="hops between two nodes",
         partial=True,

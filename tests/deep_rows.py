@@ -23,6 +23,7 @@ def deep_rows(depth: int, gain: float, seed: int) -> list[Observation]:
         *(row for k in layers for row in _spectrum(k, gain, rng)),
         *_product(depth, gain),
         *(row for r in range(FAR + 1) for row in _distance(r, depth, gain)),
+        Observation("sensitivity.far", "model", min(9, depth // 2), unit="hops"),
         *_predictions(depth, gain),
     ]
 

@@ -243,10 +243,7 @@ STRANGE: dict[str, tuple[Callable[[], Problem], tuple[str, ...]]] = {
     ),
     "nan": (lambda: Problem(spoilt(math.nan), random_graph()), ()),
     "infinite": (lambda: Problem(spoilt(math.inf), random_graph()), ()),
-    "huge": (
-        lambda: Problem(spoilt(1e200), random_graph()),
-        ("No densities of singular values: numbers leave the range of float64.",),
-    ),
+    "huge": (lambda: Problem(spoilt(1e200), random_graph()), ()),
     "zero": (lambda: Problem(spoilt(0.0), random_graph()), ()),
 }
 

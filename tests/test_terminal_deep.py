@@ -97,23 +97,18 @@ def test_where_little_fits_the_first_line_stays(kind):
         ({}, {}, None),
         ({0: 5}, {0: 0.0}, None),
         ({0: 5, 1: 5}, {0: 0.0, 1: -1.0}, 1),
-        # Few pairs are that far apart.
-        ({1: 500, 2: 495, 3: 4}, {1: -1.0, 2: -1.0, 3: -1.0}, 2),
-        # Common, but out of reach.
+        # Out of reach.
         ({1: 50, 2: 50, 3: 60}, {1: -1.0, 2: -1.0, 3: math.nan}, 2),
-        # On a long path no distance is common.
-        (dict.fromkeys(range(1, 201), 1), dict.fromkeys(range(1, 201), 0.0), 200),
     ],
 )
 def test_the_farthest_common_distance(pairs, model, far):
     assert farthest(report_of(*heard(pairs, model))) == far
 
 
-@pytest.mark.parametrize(("depth", "far"), [(12, 6), (5, 2), (1, 7)])
-def test_far_nodes_are_half_as_far_as_the_network_is_deep(depth, far):
-    hops = range(1, 8)
-    rows = heard(dict.fromkeys(hops, 10), dict.fromkeys(hops, -1.0))
-    assert farthest(report_of(*rows, layers=("conv",) * depth)) == far
+def test_the_distance_that_the_finding_is_about_comes_first():
+    rows = heard({1: 10, 2: 10, 3: 10}, {1: -1.0, 2: -1.0, 3: -1.0})
+    rows.append(Observation("sensitivity.far", "model", 2.0, unit="hops"))
+    assert farthest(report_of(*rows)) == 2
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -132,6 +133,20 @@ class ClosedForm(AbstractLinearOperator):
         if self.before is not None:
             x = self.before.unsqueeze(1) * x
         return x if self.carry is None else x + y @ self.carry
+
+    def senders(self, nodes: Tensor) -> Tensor:
+        """Of a mask of nodes, those that they see, as a mask of shape (N,)."""
+        found = nodes.clone() if self.carry is not None else torch.zeros_like(nodes)
+        for ends in self._ends:
+            row, col = ends
+            found[col[nodes[row]]] = True
+        return found
+
+    @cached_property
+    def _ends(self) -> list[tuple[Tensor, Tensor]]:
+        """Rows and columns of the entries of each propagation."""
+        keys = [_keys(p).to(self.device) for p, _ in self.terms]
+        return [(key // self.num_nodes, key % self.num_nodes) for key in keys]
 
     def message(self, x: Tensor) -> Tensor:
         r"""The sum :math:`\sum_t P_t X M_t^\top`."""

@@ -229,12 +229,12 @@ RULES = (
     Rule(
         "over-squashing",
         "Far nodes are not heard: by the graph, by the layers, or by both.",
-        ("sensitivity.model", "sensitivity.topology"),
-        "at the farthest distance r <= L/2 that 1 % of the pairs have: topology term "
+        ("sensitivity.far",),
+        "at the distance r <= L/2.5 that a tenth of the pairs reach: topology term "
         "below 10^-2 (a note alone where only the model term is below 10^-3)",
         "Arroyo et al. 2025, Theorem 5.1: the sensitivity is bounded by a model term "
-        "times a topology term. Twice as deep as far: below, few walks are there on "
-        "any graph. 10^-2 and 10^-3: rewired and stabilized, the dumbbell is above.",
+        "times a topology term. With fewer layers few walks go so far on any graph. "
+        "10^-2 and 10^-3: rewired and stabilized, the dumbbell is above.",
         over_squashing,
     ),
     Rule(

@@ -71,13 +71,14 @@ def pulled(
     They are rescaled every few layers: after each if they leave the range on the way.
     """
     start, total = sides, torch.zeros(sides.shape[1], dtype=torch.long)
-    rows: Tensor | None = torch.zeros(0, dtype=torch.long)
+    nodes: Tensor | None = (sides != 0).flatten(1).any(1)
     for i, form in enumerate(forms, 1):
-        if rows is not None:  # near a root most rows are still zero
-            rows = (sides != 0).flatten(1).any(1).nonzero().flatten()
-            rows = rows if 2 * len(rows) < len(sides) else None
         assert form is not None
-        sides = form.pull(sides, rows)
+        if nodes is not None and 2 * int(nodes.sum()) < len(sides):
+            sides = form.pull(sides, nodes.nonzero().flatten())
+            nodes = form.senders(nodes)
+        else:  # far from the roots no rows are zero any more
+            sides, nodes = form.pull(sides), None
         if i % every and i < len(forms):
             continue
         top = sides.flatten(1).abs().amax(0).view(len(total), -1).amax(1).cpu().double()

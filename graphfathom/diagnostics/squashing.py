@@ -13,8 +13,6 @@ MODEL = -3.0
 """log10 of what the layers leave of the sensitivity to a far node."""
 TOPOLOGY = -2.0
 """log10 of what a far pair has of the walks of the graph, relative to all pairs."""
-COMMON = 0.01
-"""Share of the pairs from which a distance counts as one of the graph."""
 
 REWIRE = (
     "Rewire the graph: `graphfathom.transforms.Rewire(num_edges=...)` adds the edges "
@@ -33,9 +31,10 @@ BOTH = "Do both: on this graph with these layers, neither is enough alone."
 
 def over_squashing(facts: Facts, rule: Rule) -> Finding | None:
     """Split the sensitivity to far nodes, and say which part is to blame."""
-    r = _far(facts)
-    if r is None:
+    far = facts.value("sensitivity.far")
+    if math.isnan(far):
         return None
+    r = round(far)
     place = f"distance:{r}"
     model = facts.value("sensitivity.model", place)
     topology = facts.value("sensitivity.topology", place)
@@ -63,20 +62,6 @@ def over_squashing(facts: Facts, rule: Rule) -> Finding | None:
         ],
         [*advice, *([BOTH] if len(causes) == 2 else [])],
     )
-
-
-def _far(facts: Facts) -> int | None:
-    """The farthest common distance, of at least 2, at most half of the depth."""
-    pairs, model = facts.series("sensitivity.pairs"), facts.series("sensitivity.model")
-    least = COMMON * sum(pairs.values())
-    far = [
-        r
-        for r, count in pairs.items()
-        if 2 <= r <= facts.depth / 2
-        and count >= least
-        and not math.isnan(model.get(r, math.nan))
-    ]
-    return max(far, default=None)
 
 
 def _bound(facts: Facts, place: str) -> list[str]:

@@ -79,12 +79,20 @@ class SpectralDensity:
         """
         if degree < 0:
             raise ValueError(f"`degree` must be at least 0. Got {degree}.")
-        # Scaled, because the squares in the standard error leave the range first.
+        scaled, scale = self._scaled_moment(degree)
+        factor = scale**degree
+        return Estimate(factor * scaled.value, factor * scaled.stderr)
+
+    def _scaled_moment(self, degree: int) -> tuple[Estimate, float]:
+        """The moment of the values over the largest node, and that node.
+
+        The squares in the standard error would leave the range first.
+        """
         scale = max(float(probe.nodes[-1]) for probe in self.probes) or 1.0
         samples = torch.stack(
             [probe.weights @ (probe.nodes / scale) ** degree for probe in self.probes]
         )
-        return _mean(samples, scale**degree)
+        return Estimate(float(samples.mean()), float(standard_error(samples))), scale
 
     @property
     def mean_squared_gain(self) -> Estimate:
@@ -105,11 +113,14 @@ class SpectralDensity:
         et al., 2017); in decades of length per application of A; -inf for a zero
         operator.
         """
-        gain = self.mean_squared_gain
-        if gain.value == 0:
+        second, scale = self._scaled_moment(2)
+        if second.value == 0:
             return Estimate(-math.inf, 0.0)
-        stderr = gain.stderr / gain.value / (2 * math.log(10))
-        return Estimate(math.log10(gain.value) / 2, stderr)
+        share = min(self.shape) / self.shape[1]
+        stderr = second.stderr / second.value / (2 * math.log(10))
+        return Estimate(
+            math.log10(share * second.value) / 2 + math.log10(scale), stderr
+        )
 
     @property
     def mass_at_zero(self) -> Estimate:
@@ -266,12 +277,6 @@ def spectral_density(
         num_matvecs = default_num_matvecs(tall, DEFAULT_NUM_MATVECS)
     found = quadratures(tall, num_matvecs, num_samples, generator=generator)
     return SpectralDensity(operator.shape, tuple(probe for probe, _ in found))
-
-
-def _mean(samples: Tensor, scale: float) -> Estimate:
-    return Estimate(
-        float(samples.mean()) * scale, float(standard_error(samples)) * scale
-    )
 
 
 def _checked_points(points: Tensor | Sequence[float], log10: bool) -> Tensor:

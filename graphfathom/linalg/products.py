@@ -38,8 +38,8 @@ class LogSingularValues:
     """Decimal logarithms in falling order, of shape (k,), in float64; -inf for zeros,
     NaN if a product was not finite."""
     residual: Tensor
-    """Per value, in decades, of shape (k,): the product has a singular value this close
-    to it. Infinite while there is no bound, NaN where the value is."""
+    """How many decades from each value the product surely has a singular value, of
+    shape (k,). Infinite while there is no bound, NaN where the value is."""
     sweeps: int
     """Passes through all factors, each way counted as one."""
     converged: bool

@@ -20,29 +20,24 @@ if TYPE_CHECKING:
 
 __all__ = ["deep_lines", "farthest"]
 
-COMMON = 0.01
-"""Share of the pairs from which on a distance is a common one."""
-
 
 def farthest(report: Report, run: str = "model") -> int | None:
     """The distance that stands for far nodes, as in the finding on over-squashing.
 
     Returns:
-        The farthest number of hops at which the terms of a sensitivity are known: of
-        the common ones up to half of the depth, else of the common ones, else of all;
-        None if sensitivities were not measured, or only those to oneself.
+        ``sensitivity.far``, else the farthest number of hops at which the terms of a
+        sensitivity are known; None if sensitivities were not measured, or only those
+        to oneself.
     """
-    pairs = curve(report, "sensitivity.pairs", run)
+    far = report.observations.value("sensitivity.far", run=run)
+    if not math.isnan(far):
+        return round(far)
     terms = curve(report, "sensitivity.model", run)
-    if pairs is None or terms is None:
+    if terms is None:
         return None
-    counts = dict(zip(pairs.index, pairs.value, strict=True))
-    known = zip(terms.index, terms.value, strict=True)
-    reached = [r for r, value in known if r > 0 and math.isfinite(value)]
-    least = COMMON * sum(counts.values())
-    common = [r for r in reached if counts.get(r, 0.0) >= least]
-    near = [r for r in common if 2 * r <= len(report.layers)]
-    return max(near or common or reached, default=None)
+    pairs = zip(terms.index, terms.value, strict=True)
+    known = [r for r, value in pairs if r > 0 and math.isfinite(value)]
+    return max(known, default=None)
 
 
 def deep_lines(report: Report) -> list[tuple[str, str]]:

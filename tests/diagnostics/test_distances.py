@@ -28,6 +28,7 @@ from torch_geometric.utils import to_dense_adj
 
 from graphfathom.diagnostics.distances import (
     NUM_ROOTS,
+    _far,
     distance_observations,
     distance_products,
     log10_walks,
@@ -243,3 +244,25 @@ def test_one_seed_one_table() -> None:
     trace = traced(network("tanh"), path_graph(40))
     first, second, other = (measured(trace, seed).to_csv() for seed in (0, 0, 1))
     assert first == second != other
+
+
+@pytest.mark.parametrize(
+    ("pairs", "known", "far"),
+    [
+        ({0: 10, 1: 20, 2: 20, 3: 5}, {0, 1, 2, 3}, 2),  # 5 of 55 are 3 hops apart
+        ({0: 10, 1: 20, 2: 20, 3: 6}, {0, 1, 2, 3}, 3),
+        ({0: 10, 1: 20, 2: 20, 3: 6}, {0, 1, 2}, 2),
+        ({0: 10, 1: 20, 2: 1, 3: 3}, {0, 1, 2, 3}, 2),  # 4 of 34 are 2 or more apart
+        ({0: 10, -1: 90}, {0}, 0),
+        ({0: 10, 1: 1, -1: 90}, {0, 1}, 0),
+    ],
+)
+def test_far_is_what_a_tenth_of_the_joined_pairs_reach(pairs, known, far) -> None:
+    assert _far(pairs, known) == far
+
+
+@pytest.mark.parametrize(("depth", "far"), [(7, math.nan), (8, 3.0), (40, 3.0)])
+def test_far_needs_layers(depth: int, far: float) -> None:
+    """On a ring of six nodes the farthest pair is three hops apart: 6 of 36."""
+    found = measured(scaled_chain(depth, 1.0, ring(6))).value("sensitivity.far")
+    assert found == far or (math.isnan(found) and math.isnan(far))

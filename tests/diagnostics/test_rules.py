@@ -43,11 +43,11 @@ def deviation(kind: str, value: float, k: int = 2) -> Change:
 
 
 def far(model: float, topology: float) -> Change:
-    """Both terms of pairs that are half as far apart as the network is deep."""
+    """Both terms of the pairs that stand for far ones."""
     return {
+        "sensitivity.far": float(DEPTH // 2),
         "sensitivity.model": {DEPTH // 2: model},
         "sensitivity.topology": {DEPTH // 2: topology},
-        "sensitivity.pairs": {DEPTH // 2: 10.0},
     }
 
 

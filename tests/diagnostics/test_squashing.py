@@ -35,27 +35,23 @@ WIDTH, DEPTH = 16, 16
 def judged(
     model: dict[int, float],
     topology: dict[int, float],
-    pairs: dict[int, float] | None = None,
     *,
-    depth: int = 8,
     share: float | None = None,
 ) -> Finding | None:
-    """The finding on a table of the two terms at each distance.
+    """The finding on a table of the two terms at each distance, the last one far.
 
     ``share`` of the layers are in state-space form.
     """
-    rows = []
+    rows = [Observation("sensitivity.far", "model", max(model))]
     if share is not None:
         rows.append(Observation("layers.state_space", "model", share))
     for name, numbers in (
         ("sensitivity.model", model),
         ("sensitivity.topology", topology),
-        ("sensitivity.pairs", pairs or dict.fromkeys(model, 10.0)),
         ("sensitivity", {r: model[r] + topology[r] for r in model}),
     ):
         rows += [Observation(name, f"distance:{r}", v) for r, v in numbers.items()]
-    layers = tuple(f"convs.{k}" for k in range(depth))
-    return over_squashing(Facts(Observations(rows), layers), RULE)
+    return over_squashing(Facts(Observations(rows), ("conv",) * 10), RULE)
 
 
 def far(model: float, topology: float, **options) -> Finding | None:
@@ -124,42 +120,11 @@ def test_the_bound_is_named_where_it_is_known() -> None:
         for name in ("sensitivity", "sensitivity.model", "sensitivity.topology")
         for r, value in near.items()
     ]
-    rows += [Observation("sensitivity.pairs", f"distance:{r}", 1.0) for r in near]
+    rows.append(Observation("sensitivity.far", "model", 4.0))
     rows.append(Observation("theory.sensitivity", "distance:4", 2.0))
     finding = over_squashing(Facts(Observations(rows), ("c",) * 8), RULE)
     assert finding is not None
     assert finding.evidence[-1] == "Theorem 5.1 bounds it by 100."
-
-
-@pytest.mark.parametrize(
-    ("depth", "hops"), [(3, None), (4, 2), (7, 3), (8, 4), (99, 5)]
-)
-def test_pairs_farther_than_half_the_depth_do_not_count(
-    depth: int, hops: int | None
-) -> None:
-    lost = dict.fromkeys(range(6), -9.0)
-    finding = judged(lost, lost, depth=depth)
-    assert (finding and finding.where) == (hops and f"pairs of nodes {hops} hops apart")
-
-
-def test_distances_of_few_pairs_do_not_count() -> None:
-    lost = dict.fromkeys(range(5), -9.0)
-    for few, hops in ((1.0, 4), (0.9, 3)):
-        pairs = {0: 25.0, 1: 25.0, 2: 25.0, 3: 25.0 - few, 4: few}
-        finding = judged(lost, lost, pairs)
-        assert finding is not None
-        assert finding.where == f"pairs of nodes {hops} hops apart"
-
-
-def test_what_has_no_split_does_not_count() -> None:
-    lost = dict.fromkeys(range(4), -9.0)
-    finding = judged(lost | {4: math.nan}, lost | {4: -math.inf})
-    assert finding is not None
-    assert finding.where == "pairs of nodes 3 hops apart"
-
-
-def test_without_far_pairs_there_is_no_finding() -> None:
-    assert judged({0: -9.0, 1: -9.0}, {0: -9.0, 1: -9.0}) is None
 
 
 def test_without_the_measure_the_rule_is_silent() -> None:
@@ -194,7 +159,7 @@ def diagnosed(rewired: bool, stabilized: bool) -> Report:
 def test_the_dumbbell_needs_both(rewired: bool, stabilized: bool, causes: str) -> None:
     report = diagnosed(rewired, stabilized)
     titles = [f.title for f in report.findings if f.name == "over-squashing"]
-    expected = f"Over-squashing by {causes}: nodes {4 if rewired else 6} hops apart"
+    expected = f"Over-squashing by {causes}: nodes {3 if rewired else 6} hops apart"
     assert [title.removesuffix(" hardly hear each other") for title in titles] == (
         [expected] if causes else []
     )
