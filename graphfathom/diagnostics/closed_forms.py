@@ -24,7 +24,7 @@ from graphfathom.linalg.block_sparse import BlockSparseOperator
 from graphfathom.linalg.components import csr_parts
 from graphfathom.linalg.operator import AbstractLinearOperator
 
-__all__ = ["ClosedForm", "closed_form", "tolerance"]
+__all__ = ["ClosedForm", "checked_form", "closed_form", "tolerance"]
 
 NUM_PROBES = 4
 """Two determine a slope and a carry; with four, the smallest of 173,312 sums of squares
@@ -137,8 +137,7 @@ class ClosedForm(AbstractLinearOperator):
     def senders(self, nodes: Tensor) -> Tensor:
         """Of a mask of nodes, those that they see, as a mask of shape (N,)."""
         found = nodes.clone() if self.carry is not None else torch.zeros_like(nodes)
-        for ends in self._ends:
-            row, col = ends
+        for row, col in self._ends:
             found[col[nodes[row]]] = True
         return found
 
@@ -245,6 +244,17 @@ def closed_form(layer: LayerMap) -> ClosedForm | None:
             carry = None if form.carry is None else form.carry.mT
             ones = layer.behind.main.new_ones(layer.num_nodes, layer.out_channels)
             form = ClosedForm(terms, ones, form.behind, carry)
+    return form
+
+
+def checked_form(layer: LayerMap) -> ClosedForm | None:
+    """The closed form of a layer if its products agree with the derivative.
+
+    They are compared on one random vector from either side, up to :func:`tolerance`.
+    """
+    form = closed_form(layer)
+    if form is None or not layer.defect(form, 1) <= tolerance(layer.dtype):
+        return None
     return form
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from graphfathom.diagnostics.closed_forms import ClosedForm, closed_form, tolerance
+from graphfathom.diagnostics.closed_forms import ClosedForm, checked_form
 from graphfathom.diagnostics.jacobian import JacobianError
 from graphfathom.diagnostics.layer_map import LayerMap
 
@@ -46,13 +46,9 @@ class ClosedLayers:
         if any(len(state.tensors) > 1 for state in self.trace.states[j - 1 : j + 1]):
             return None
         try:
-            layer = LayerMap(self.trace, j)
-            form = closed_form(layer)
+            return checked_form(LayerMap(self.trace, j))
         except JacobianError:  # no rows for nodes, no second derivative
             return None
-        if form is None or not layer.defect(form, 1) <= tolerance(layer.dtype):
-            return None
-        return form
 
     def runs(self, order: Iterable[int]) -> list[list[int]]:
         """Segments in order; neighbours with a closed form are one run."""

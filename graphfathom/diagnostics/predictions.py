@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import svds
 from torch import Tensor
 
-from graphfathom.diagnostics.closed_forms import ClosedForm, closed_form, tolerance
+from graphfathom.diagnostics.closed_forms import ClosedForm, checked_form, tolerance
 from graphfathom.diagnostics.densities import GRID, NUM_LAYERS, grid_name
 from graphfathom.diagnostics.distances import NUM_ROOTS
 from graphfathom.diagnostics.jacobian import JacobianError
@@ -117,10 +117,10 @@ def prediction_observations(
 def _parts(trace: Trace, k: int, norms: dict[int, float]) -> _Layer | None:
     try:
         layer = LayerMap(trace, k)
-        form = closed_form(layer)
+        form = checked_form(layer)
     except JacobianError:
         return None
-    if form is None or not layer.defect(form, 1) <= tolerance(layer.dtype):
+    if form is None:
         return None
     slope = float(form.behind.abs().max())
     if form.before is not None:
