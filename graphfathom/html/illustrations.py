@@ -78,8 +78,8 @@ CAPTIONS = {
     " and which it loses. Left of the dotted line, the edge of chaos, they shrink."
     " Dashed, where it is known: Gaussian weights of the same variance without an"
     " activation (Lemma 3.1 with the law of Marchenko and Pastur). ReLU moves them to"
-    " the left and sets some to zero: a narrow peak on the left stands for all from"
-    " there down to zero, which few products cannot tell apart. The band is the"
+    " the left; those it sets to zero are left out. A narrow peak on the left stands"
+    " for all from there down, which few products cannot tell apart. The band is the"
     " standard error.",
     "theory": "What every layer does to changes, beside what its weights and its graph"
     " let one expect. A gain far from its prediction has weights that are not random; a"
