@@ -12,7 +12,7 @@ if TYPE_CHECKING:
         influence,
         sensitivity_by_distance,
     )
-    from graphfathom.diagnostics.closed_forms import ClosedForm, closed_form
+    from graphfathom.diagnostics.closed_forms import ClosedForm
     from graphfathom.diagnostics.exact_jacobian import SparseJacobian, sparse_jacobian
     from graphfathom.diagnostics.exact_spectra import (
         all_singular_values,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         sensitivity_of,
         sensitivity_to,
     )
+    from graphfathom.diagnostics.solved_forms import closed_form
 
 __all__ = [
     "ClosedForm",
@@ -68,7 +69,7 @@ _HOME = {
     "SensitivityByDistance": "by_distance",
     "SparseJacobian": "exact_jacobian",
     "all_singular_values": "exact_spectra",
-    "closed_form": "closed_forms",
+    "closed_form": "solved_forms",
     "eigenvalue_cloud": "exact_spectra",
     "influence": "by_distance",
     "pair_sensitivity": "sensitivity",

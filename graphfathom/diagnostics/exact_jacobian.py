@@ -10,10 +10,11 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from graphfathom.diagnostics.closed_forms import ClosedForm, closed_form
+from graphfathom.diagnostics.closed_forms import ClosedForm
 from graphfathom.diagnostics.jacobian import JacobianError
 from graphfathom.diagnostics.layer_map import LayerMap
 from graphfathom.diagnostics.pattern import neighbourhoods
+from graphfathom.diagnostics.solved_forms import closed_form
 from graphfathom.linalg.block_sparse import BlockSparseOperator
 from graphfathom.linalg.colouring import Colouring, bicolour
 from graphfathom.linalg.components import csr_parts
@@ -58,7 +59,7 @@ def sparse_jacobian(
     r"""The exact Jacobian :math:`\partial H_k / \partial H_{k-1}` by blocks.
 
     A layer :math:`\sigma(P X W)` or its state-space form is solved for in closed form,
-    see :func:`~graphfathom.diagnostics.closed_forms.closed_form`. For any other layer
+    see :func:`~graphfathom.diagnostics.solved_forms.closed_form`. For any other layer
     the pattern is probed: the inputs of some nodes are looked up, and the nearest
     neighbourhood that holds them all is taken. It is coloured, and each group of rows
     read by one transposed product per channel, each group of crowded columns by one

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array, eye_array
 from torch import Tensor
 
-from graphfathom.diagnostics.closed_forms import closed_form
 from graphfathom.diagnostics.exact_jacobian import TOLERANCE
 from graphfathom.diagnostics.jacobian import JacobianError
 from graphfathom.diagnostics.layer_map import LayerMap
+from graphfathom.diagnostics.solved_forms import closed_form
 from graphfathom.linalg.components import (
     is_symmetric,
     sparse_eigenvalues,

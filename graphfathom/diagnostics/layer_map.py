@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import torch
@@ -75,8 +76,18 @@ class LayerMap:
             cotangents, _ = self.trace.segment(self.k).vjp(_split(y, self.behind))
         return _join(cotangents, self.before)
 
-    def defect(self, operator: AbstractLinearOperator, count: int = 3) -> float:
-        """How far an operator is from this map, on random vectors from either side.
+    def defect(
+        self,
+        operator: AbstractLinearOperator,
+        count: int = 3,
+        sides: Collection[str] = ("jvp", "vjp"),
+    ) -> float:
+        """How far an operator is from this map, on random vectors.
+
+        Args:
+            operator: What is compared.
+            count: Number of vectors from each side.
+            sides: Which products are compared, both by default.
 
         Returns:
             The largest norm of a difference, relative to that of the product; NaN if
@@ -85,22 +96,29 @@ class LayerMap:
         generator = torch.Generator().manual_seed(self.k)
         found = []
         for _ in range(count):
-            for apply, product, width in (
-                (self.jvp, operator.matvec, self.in_channels),
-                (self.vjp, operator.rmatvec, self.out_channels),
+            for side, product, width in (
+                ("jvp", operator.matvec, self.in_channels),
+                ("vjp", operator.rmatvec, self.out_channels),
             ):
+                if side not in sides:
+                    continue
                 rows = random_rows(self, width, generator)
-                truth = apply(rows).flatten()
+                truth = getattr(self, side)(rows).flatten()
                 error = (product(rows.flatten()) - truth).norm()
                 found.append(error / truth.norm() if error != 0 else error)
         return float(torch.stack(found).max())  # max hands on NaN
 
 
 def random_rows(layer: LayerMap, width: int, generator: torch.Generator) -> Tensor:
-    """Random features in [-1, 1], of shape (N, width); quicker drawn than Gaussian."""
-    shape = (layer.num_nodes, width)
-    sample = torch.rand(shape, dtype=torch.float64, generator=generator)
-    return (2 * sample - 1).to(layer.device, layer.dtype)
+    """Random features in (-1, 1), of shape (N, width), none of them zero.
+
+    A draw of 64 bits makes four: that is three times as quick as uniform numbers.
+    """
+    size = layer.num_nodes * width
+    draws = torch.empty(size // 4 + 1, dtype=torch.int64)
+    bits = draws.random_(-(2**63), None, generator=generator).view(torch.int16)
+    sample = bits[:size].view(layer.num_nodes, width).to(layer.device, layer.dtype)
+    return sample.add_(0.5).mul_(2**-15)
 
 
 def _widths(state: State) -> list[int]:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from graphfathom.diagnostics.closed_forms import ClosedForm, checked_form
+from graphfathom.diagnostics.closed_forms import ClosedForm
 from graphfathom.diagnostics.jacobian import JacobianError
 from graphfathom.diagnostics.layer_map import LayerMap
+from graphfathom.diagnostics.solved_forms import checked_form
 
 if TYPE_CHECKING:
     from graphfathom.diagnostics.trace import Trace
@@ -67,17 +68,20 @@ def pulled(
     They are rescaled every few layers: after each if they leave the range on the way.
     """
     start, total = sides, torch.zeros(sides.shape[1], dtype=torch.long)
-    nodes: Tensor | None = (sides != 0).flatten(1).any(1)
+    nodes = (sides != 0).flatten(1).any(1).nonzero().flatten()
+    few = 2 * len(nodes) < len(start)
+    sides = sides[nodes] if few else sides
     for i, form in enumerate(forms, 1):
         assert form is not None
-        if nodes is not None and 2 * int(nodes.sum()) < len(sides):
-            sides = form.pull(sides, nodes.nonzero().flatten())
-            nodes = form.senders(nodes)
+        if few:
+            sides, nodes = form.pull_rows(sides, nodes)
+            few = 2 * len(nodes) < len(start)
+            sides = sides if few else _spread(sides, nodes, len(start))
         else:  # far from the roots no rows are zero any more
-            sides, nodes = form.pull(sides), None
+            sides = form.pull(sides)
         if i % every and i < len(forms):
             continue
-        top = sides.flatten(1).abs().amax(0).view(len(total), -1).amax(1).cpu().double()
+        top = _largest(sides).cpu().double()
         if every > 1 and not bool(((top > 2**-60) & (top < 2**60)).all()):
             return pulled(start, forms, every=1)
         far = (top > 0) & top.isfinite() & ((top < 2**-8) | (top > 2**8))
@@ -87,7 +91,20 @@ def pulled(
             exponent = exponent.clamp(-reach, reach)
             sides = sides * (2.0**-exponent).to(sides)[:, None]
             total += exponent
-    return sides, total.tolist()
+    return _spread(sides, nodes, len(start)) if few else sides, total.tolist()
+
+
+def _largest(sides: Tensor) -> Tensor:
+    """Largest absolute entry of each vector, of shape (B,)."""
+    if not sides.numel():
+        return sides.new_zeros(sides.shape[1])
+    return sides.flatten(1).abs().amax(0).view(sides.shape[1], -1).amax(1)
+
+
+def _spread(rows: Tensor, nodes: Tensor, num_nodes: int) -> Tensor:
+    """Rows at some nodes with zeros at all others."""
+    out = rows.new_zeros(num_nodes, *rows.shape[1:])
+    return out.index_copy_(0, nodes, rows)
 
 
 def rescaled(tensors: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], int]:

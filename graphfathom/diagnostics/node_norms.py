@@ -51,7 +51,8 @@ def norms_by_root(
 def log10_norms(product: Product, order: int) -> Tensor:
     """Logarithms of the 1- or 2-norms of the rows, of shape (N,)."""
     rows, log10_top = _scaled(product)
-    norms = torch.linalg.vector_norm(rows, order, dim=1)
+    # For absolutes `vector_norm` takes ten times as long as their sum.
+    norms = rows.abs().sum(1) if order == 1 else torch.linalg.vector_norm(rows, dim=1)
     return norms.cpu().double().log10() + log10_top
 
 

@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import svds
 from torch import Tensor
 
-from graphfathom.diagnostics.closed_forms import ClosedForm, checked_form, tolerance
+from graphfathom.diagnostics.closed_forms import ClosedForm
 from graphfathom.diagnostics.densities import GRID, NUM_LAYERS, grid_name
 from graphfathom.diagnostics.distances import NUM_ROOTS
 from graphfathom.diagnostics.jacobian import JacobianError
@@ -23,6 +23,7 @@ from graphfathom.diagnostics.layer_map import LayerMap
 from graphfathom.diagnostics.node_jacobian import NodeJacobian
 from graphfathom.diagnostics.node_norms import log10_sum
 from graphfathom.diagnostics.observations import Observation
+from graphfathom.diagnostics.solved_forms import checked_form, tolerance
 from graphfathom.diagnostics.spectra import sampled_layers
 from graphfathom.diagnostics.structure import GraphStructure
 from graphfathom.linalg.components import csr_parts, csr_shape, sparse_singular_values

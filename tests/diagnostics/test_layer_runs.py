@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from graphs import directed_graph, random_graph, two_components
+from graphs import directed_graph, isolated_node, random_graph, two_components
 from layer_cases import WIDTH, network, traced
 from torch import Tensor
 from torch_geometric.data import Data
@@ -51,6 +51,25 @@ def test_together_and_apart(name: str, data: Data) -> None:
     assert torch.equal(together.isneginf(), apart.isneginf())
     kept = apart > apart.amax() - 8
     torch.testing.assert_close(together[kept], apart[kept], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("data", [*GRAPHS, isolated_node()])
+@pytest.mark.parametrize("roots", [[], [0], [1, 3], [0, 2, 3]])
+@pytest.mark.parametrize(
+    "name",
+    ["relu", "sage", "graph conv, mean", "reversed", "pre-activation", "ssm, dense"],
+)
+def test_products_with_few_rows(name: str, roots: list[int], data: Data) -> None:
+    form = ClosedLayers(traced(network(name), data)).form(2)
+    assert form is not None
+    nodes = torch.tensor(roots, dtype=torch.long)
+    rows = torch.randn(len(roots), 3, form.out_channels, dtype=torch.float64)
+    y = torch.zeros(form.num_nodes, 3, form.out_channels, dtype=torch.float64)
+    expected = form.pull(y.index_copy(0, nodes, rows))
+    found, where = form.pull_rows(rows, nodes)
+    assert torch.equal(where, where.unique())
+    made = torch.zeros_like(expected).index_copy(0, where, found)
+    torch.testing.assert_close(made, expected)
 
 
 def test_layers_without_a_form_are_taken_one_at_a_time() -> None:
