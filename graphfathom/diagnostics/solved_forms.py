@@ -111,7 +111,8 @@ def _solve(
     out = len(terms[0][1])
     linear = ClosedForm(terms, probes.new_ones(probes.shape[1], out))
     messages = torch.stack([linear.message(x) for x in probes])
-    if not bool(messages.isfinite().all() and products.isfinite().all()):
+    size = products.norm()
+    if not bool(messages.norm().isfinite() and size.isfinite()):
         return None
     for carry, input in _carries(messages, probes, products, known):
         rest = products if carry is None else products - probes @ carry.mT
@@ -119,7 +120,7 @@ def _solve(
         form = ClosedForm(terms, slopes, None, carry, input)
         made = [form.received(x, z) for x, z in zip(probes, messages, strict=True)]
         error = (torch.stack(made) - products).norm()
-        if bool(error <= tolerance(products.dtype) * products.norm()):
+        if bool(error <= tolerance(products.dtype) * size):
             return form
     return None
 
@@ -173,9 +174,10 @@ def _per_channel(messages: Tensor, probes: Tensor, products: Tensor) -> Tensor:
 
 def _slopes(messages: Tensor, rest: Tensor, input: Tensor | None) -> Tensor:
     """Slopes s of ``rest = (s * messages) input'`` by least squares at every node."""
-    silent = (messages == 0).all(0)
+    squares = messages.square().sum(0)
+    silent = squares == 0
     if input is None:
-        slopes = (messages * rest).sum(0) / messages.square().sum(0)
+        slopes = (messages * rest).sum(0) / squares
         return _snapped(torch.where(silent, 1.0, slopes))
     gram = (input.mT @ input) * torch.einsum("qna,qnb->nab", messages, messages)
     slopes = torch.zeros_like(messages[0])
