@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from torch_geometric.nn.module_dict import ModuleDict
 
+from graphfathom.nn.model_parts import reset_parameters
 from graphfathom.nn.transition import Transition, warn_if_growing
 
 __all__ = ["AbstractStateSpace", "as_part", "as_transition"]
@@ -52,7 +53,7 @@ class AbstractStateSpace(nn.Module):
 
     def reset_parameters(self) -> None:
         """Reset the layer, the transitions and the gates."""
-        _reset(self)
+        reset_parameters(self)
 
     def train(self, mode: bool = True) -> Any:
         """Switch the mode; warn if training has made the state grow."""
@@ -155,13 +156,3 @@ def as_transition(name: str, part: Any) -> Transition:
     raise TypeError(
         f"`{name}` must be a Transition. Got {type(part).__name__}: {hint}."
     )
-
-
-def _reset(module: nn.Module) -> None:
-    """Reset the outermost modules that can be."""
-    for child in module.children():
-        reset: Any = getattr(child, "reset_parameters", None)
-        if reset is not None:
-            reset()
-        else:
-            _reset(child)

@@ -19,7 +19,9 @@ __all__ = [
     "build_convs",
     "build_norms",
     "check_choice",
+    "check_positive",
     "check_sizes",
+    "reset_parameters",
     "takes",
 ]
 
@@ -132,6 +134,16 @@ def takes(module: nn.Module, name: str) -> bool:
     return name in inspect.signature(module.forward).parameters
 
 
+def reset_parameters(module: nn.Module) -> None:
+    """Reset the outermost modules below one that can be."""
+    for child in module.children():
+        reset: Any = getattr(child, "reset_parameters", None)
+        if reset is not None:
+            reset()
+        else:
+            reset_parameters(child)
+
+
 def check_sizes(in_channels: int, **sizes: int) -> None:
     """Refuse widths and depths that are no positive integers.
 
@@ -156,3 +168,14 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         known = ", ".join(map(repr, choices))
         raise ValueError(f"`{name}` must be one of {known}. Got {value!r}.")
+
+
+def check_positive(**values: float) -> None:
+    """Refuse numbers that are not positive and finite.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"`{name}` must be a positive number. Got {value!r}.")

@@ -10,13 +10,7 @@ from typing import Any
 import torch
 import torch_geometric.nn
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
-from torch_geometric.nn import (
-    Linear,
-    global_add_pool,
-    global_max_pool,
-    global_mean_pool,
-)
+from torch_geometric.nn import Linear
 
 from graphfathom.nn.abstract_state_space import as_part, as_transition
 from graphfathom.nn.dropout import dropout as drop
@@ -26,10 +20,12 @@ from graphfathom.nn.model_parts import (
     build_norms,
     check_choice,
     check_sizes,
+    reset_parameters,
     takes,
 )
-from graphfathom.nn.modes import is_observed
 from graphfathom.nn.propagation import adjacency_for, gcn_adjacency
+from graphfathom.nn.readout import Head, build_head, pool
+from graphfathom.nn.recompute import CHECKPOINTS, State, run_layers
 from graphfathom.nn.step import Gates, advance
 from graphfathom.nn.transition import (
     Centered,
@@ -41,13 +37,6 @@ from graphfathom.nn.transition import (
 
 __all__ = ["GNNSSM", "default_transitions"]
 
-CHECKPOINTS = ("none", "sqrt", "every")
-POOLS: dict[str, Callable[..., Tensor]] = {
-    "mean": global_mean_pool,
-    "sum": global_add_pool,
-    "max": global_max_pool,
-}
-READOUTS = ("node", *POOLS)
 PLACES = ("output", "input")
 MAX_STEP, REACH = 0.5, 32.0
 """Largest step of a convex network, and the sum of the steps of a deep one: chosen by
@@ -127,7 +116,11 @@ class GNNSSM(nn.Module):
         encoder_act: Whether the activation also acts on :math:`H_0`.
         identity_mapping: The number :math:`\theta`. None: no identity mapping.
         gates: Whether to train gates on state and message, shared by all layers.
-        readout: ``"node"``, or how nodes are pooled: ``"mean"``, ``"sum"``, ``"max"``.
+        readout: ``"node"``, or how nodes are pooled: ``"mean"``, ``"sum"``, ``"max"``,
+            or ``"all"`` of them side by side.
+        head: What maps that to the output: ``"linear"``, ``"mlp"`` (one hidden layer of
+            half the width, LeakyReLU), or ``head(in_channels, out_channels)`` returns a
+            module.
         checkpoint: What is kept for the backward pass: all (``"none"``), the state of
             every layer (``"every"``), or of every :math:`\sqrt{L}`-th (``"sqrt"``); the
             rest is computed again. Under ``torch.compile`` the compiler decides.
@@ -183,6 +176,7 @@ class GNNSSM(nn.Module):
         identity_mapping: float | None = None,
         gates: bool = False,
         readout: str = "node",
+        head: Head = "linear",
         checkpoint: str = "none",
         strength: float = 1.0,
         **conv_kwargs: Any,
@@ -194,7 +188,6 @@ class GNNSSM(nn.Module):
             out_channels=out_channels,
             num_layers=num_layers,
         )
-        check_choice("readout", readout, READOUTS)
         check_choice("checkpoint", checkpoint, CHECKPOINTS)
         check_choice("dropout_on", dropout_on, PLACES)
         self._check_numbers(dropout, strength)
@@ -215,7 +208,7 @@ class GNNSSM(nn.Module):
         self.act = build_activation(act)
         self.norms = build_norms(norm, hidden_channels, num_layers)
         self._norm_takes_batch = bool(self.norms) and takes(self.norms[0], "batch")
-        self.decoder = Linear(hidden_channels, out_channels)
+        self.decoder = build_head(head, readout, hidden_channels, out_channels)
         default = default_transitions(num_layers, self.act, strength)
         given = state is not None or input is not None
         self.origin = "given" if given else "data-free default"
@@ -339,11 +332,7 @@ class GNNSSM(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all weights anew."""
-        for module in self.children():
-            for part in module if isinstance(module, nn.ModuleList) else [module]:
-                reset = getattr(part, "reset_parameters", None)
-                if reset is not None:
-                    reset()
+        reset_parameters(self)
 
     def train(self, mode: bool = True) -> GNNSSM:
         """Switch the mode; warn if training has made the state grow."""
@@ -375,8 +364,7 @@ class GNNSSM(nn.Module):
             h.requires_grad_()
         source = None if self.persistent is None else self.persistent(h)
         h = self._propagate(h, source, graph, given | kwargs)
-        if self.readout != "node":
-            h = POOLS[self.readout](h, batch, batch_size)
+        h = pool(self.readout, h, batch, batch_size)
         return self.decoder(drop(h, self.dropout, self.training))
 
     def _graph(
@@ -397,44 +385,27 @@ class GNNSSM(nn.Module):
         self, h: Tensor, source: Tensor | None, graph: Any, given: dict[str, Any]
     ) -> Tensor:
         """From the first state to the last."""
-        plain = self.checkpoint == "none" or torch.compiler.is_compiling()
-        plain = plain or is_observed()
-        step = self.num_layers if plain else math.isqrt(self.num_layers)
-        if self.checkpoint == "every" or self._states is not None:
-            step = 1
-        self._note(h)
-        for start in range(0, self.num_layers, step):
-            layers = range(start, min(start + step, self.num_layers))
-            inputs = (h, source, graph, given, layers)
-            if plain:
-                h = self._run(*inputs)
-            else:
-                h = recompute(  # pyright: ignore[reportAssignmentType]
-                    self._run,
-                    *inputs,
-                    use_reentrant=False,
-                    preserve_rng_state=self.training,
-                )
-            self._note(h)
+
+        def run(state: State, layers: range) -> State:
+            (h,) = state
+            for k in layers:
+                message = self._message(k, h, graph, given)
+                h = advance(h, message, self.state, self.input, source, self.gates)
+            return (h,)
+
+        (h,) = run_layers(
+            run,
+            (h,),
+            self.num_layers,
+            self.checkpoint,
+            training=self.training,
+            note=None if self._states is None else self._note,
+        )
         return h
 
-    def _note(self, h: Tensor) -> None:
-        if self._states is not None:
-            self._states.append(h)
-
-    def _run(
-        self,
-        h: Tensor,
-        source: Tensor | None,
-        graph: Any,
-        given: dict[str, Any],
-        layers: range,
-    ) -> Tensor:
-        """Some layers, one after the other."""
-        for k in layers:
-            message = self._message(k, h, graph, given)
-            h = advance(h, message, self.state, self.input, source, self.gates)
-        return h
+    def _note(self, state: State) -> None:
+        assert self._states is not None
+        self._states.append(state[0])
 
     def _message(self, k: int, h: Tensor, graph: Any, given: dict[str, Any]) -> Tensor:
         """What layer k computes from a state."""
