@@ -191,11 +191,8 @@ class GraphNetwork(nn.Module):
 
     def _step(self, k: int, state: State, graph: Any, given: dict[str, Any]) -> State:
         layer = self.layers[0 if self.share_weights else k]
-        extras = {
-            name: value
-            for name in self._taken
-            if (value := k + 1 if name == "step" else given[name]) is not None
-        }
+        given = given | {"step": k + 1}
+        extras = {name: given[name] for name in self._taken if given[name] is not None}
         out = layer(*state, graph, **extras)
         return (out,) if isinstance(out, Tensor) else tuple(out)
 
