@@ -117,7 +117,13 @@ class GraphNetwork(nn.Module):
         self.act = build_activation(act)
         self.encoder = Linear(in_channels, hidden_channels)
         count = 1 if share_weights else num_layers
-        self.layers = nn.ModuleList(layer(k, self.act) for k in range(1, count + 1))
+        layers: list[Any] = [layer(k, self.act) for k in range(1, count + 1)]
+        if not isinstance(layers[0], nn.Module):
+            raise TypeError(
+                "`layer` must return a torch.nn.Module. Got "
+                f"{type(layers[0]).__name__} from layer(1, act)."
+            )
+        self.layers = nn.ModuleList(layers)
         self._taken = [name for name in EXTRAS if takes(self.layers[0], name)]
         self.head = build_head(head, readout, self.width(), out_channels)
 
