@@ -1,7 +1,14 @@
 """Graph networks as torch modules; imports nothing else of this package."""
 
 from graphfathom.nn import zoo
+from graphfathom.nn.frame import GraphNetwork
 from graphfathom.nn.identity import IdentityMappedConv
+from graphfathom.nn.khop import (
+    Shells,
+    gather_shells,
+    khop_adjacency,
+    propagate_shells,
+)
 from graphfathom.nn.models import GNNSSM, default_transitions
 from graphfathom.nn.propagation import (
     Adjacency,
@@ -32,20 +39,25 @@ __all__ = [
     "Diagonal",
     "GCNConv",
     "Gates",
+    "GraphNetwork",
     "HeteroSSM",
     "IdentityMappedConv",
     "Orthogonal",
     "Rotation",
     "Scalar",
+    "Shells",
     "StateSpaceConv",
     "Transition",
     "adjacency_for",
     "advance",
     "default_transitions",
+    "gather_shells",
     "gcn_adjacency",
+    "khop_adjacency",
     "layers_until_overflow",
     "propagate",
     "propagate_linear",
+    "propagate_shells",
     "shared",
     "zoo",
 ]
