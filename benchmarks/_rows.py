@@ -154,17 +154,17 @@ class SharedGCNII(GCNII):
 
     def ends(self) -> list[nn.Module]:
         """What maps the input to the states and the states to the classes."""
-        return [self.encoder, self.readout]
+        return [self.encoder, self.head]
 
     def forward(self, x: Tensor, adjacency: Adjacency) -> Tensor:
         """Node features to logits."""
         x = x_0 = torch.relu(self.encoder(self._drop(x)))
-        for conv in self.convs:
+        for conv in (layer.conv for layer in self.layers):
             x = (1 - self.alpha) * propagate(adjacency, self._drop(x))
             x = torch.add(x, x_0, alpha=self.alpha)
             beta = conv.beta
             x = torch.addmm(x, x, conv.weight1, beta=1 - beta, alpha=beta).relu()
-        return self.readout(self._drop(x))
+        return self.head(self._drop(x))
 
     def _drop(self, x: Tensor) -> Tensor:
         return drop(x, self.dropout, self.training)

@@ -95,16 +95,21 @@ def write_findings(app: Sphinx) -> None:
         page.write_text(text)
 
 
-def insert_conv_table(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Put the table of layers, without its title, into its page."""
-    if docname != "layers":
+TABLES = {"layers": "conv_table", "models": "model_table"}
+"""Page -> the table in it, written by the script of that name."""
+
+
+def insert_table(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Put a table, without its title, into its page."""
+    table = TABLES.get(docname)
+    if table is None:
         return
-    page = GENERATED / "conv_table.md"
-    text = "Run `python docs/conv_table.py` to make the table.\n"
+    page = GENERATED / f"{table}.md"
+    text = f"Run `python docs/{table}.py` to make the table.\n"
     if page.exists():
         title, _, body = page.read_text().partition("\n")
         text = body if title.startswith("# ") else f"{title}\n{body}"
-    source[0] = source[0].replace("<!-- conv_table -->", text)
+    source[0] = source[0].replace(f"<!-- {table} -->", text)
 
 
 def skip_other_homes(
@@ -120,5 +125,5 @@ def skip_other_homes(
 def setup(app: Sphinx) -> None:
     """Connect the generators."""
     app.connect("builder-inited", write_findings)
-    app.connect("source-read", insert_conv_table)
+    app.connect("source-read", insert_table)
     app.connect("autodoc-skip-member", skip_other_homes)

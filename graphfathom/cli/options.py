@@ -45,12 +45,15 @@ class AbstractCommand:
         data: Your own data instead: called with nothing, returns a Data, HeteroData or
             loader, or a pair (data, kwargs) with some of forward_fn, loss, target and
             mask in kwargs.
-        model: gcn, gat, gin, sage, mlp, gcnii or res+; or your own module, or a
-            callable that is given what it accepts by name of in_channels,
-            out_channels, num_layers, hidden_channels and data.
+        model: gcn, gat, gin, sage, mlp, res+, gcnii, gatv2, gps, gated-gcn, adgn,
+            adgn-sum, swan, phdgn, dgc, grand, graphcon, gradient-gating, unitary,
+            mp-ssm or sonar; or your own module, or a callable that is given what it
+            accepts by name of in_channels, out_channels, num_layers, hidden_channels
+            and data.
         layers: Number of layers.
         hidden: Hidden channels.
-        norm: Normalisation of a built-in model; res+ takes layer for none.
+        norm: Normalisation of a built-in model; for none res+ takes layer, gps and
+            gated-gcn take batch.
         dropout: Dropout of a built-in model.
         act: Activation of a built-in model, e.g. relu, gelu, tanh, identity.
         layer_names: Pattern of the names of the modules that are layers, e.g. convs.*,
@@ -74,7 +77,7 @@ class AbstractCommand:
     hidden: Annotated[int | None, _arg("INT", "64, or that of your callable")] = None
     norm: Literal["none", "batch", "layer"] = "none"
     dropout: float = 0.0
-    act: str = "relu"
+    act: Annotated[str | None, _arg("NAME", "the model's own")] = None
     layer_names: Annotated[str | None, _arg("PATTERN", "found by role")] = None
     data_dir: Annotated[Path | None, _arg("DIR", "GRAPHFATHOM_DATA")] = None
     device: Annotated[str | None, _arg("DEVICE", "where they are")] = None

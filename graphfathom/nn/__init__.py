@@ -3,6 +3,7 @@
 from graphfathom.nn import zoo
 from graphfathom.nn.frame import GraphNetwork
 from graphfathom.nn.identity import IdentityMappedConv
+from graphfathom.nn.kgnn_ssm import kGNNSSM
 from graphfathom.nn.khop import (
     Shells,
     gather_shells,
@@ -53,6 +54,7 @@ __all__ = [
     "default_transitions",
     "gather_shells",
     "gcn_adjacency",
+    "kGNNSSM",
     "khop_adjacency",
     "layers_until_overflow",
     "propagate",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from graphfathom.nn.propagation import (
-    Adjacency,
+    AnyAdjacency,
     GCNConv,
     gcn_adjacency,
     propagate,
@@ -67,11 +67,11 @@ class IdentityMappedConv(nn.Module):
         x: Tensor,
         edge_index: Any,
         *args: Any,
-        smoothing: Adjacency | None = None,
+        smoothing: AnyAdjacency | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """Node features to node features."""
-        if isinstance(edge_index, Adjacency):
+        if isinstance(edge_index, AnyAdjacency):
             smoothing = edge_index
         if smoothing is edge_index and isinstance(self.conv, GCNConv):
             weight = self.conv.lin.weight

@@ -12,24 +12,100 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from graphfathom.nn.adjacency import Adjacency, gcn_adjacency
-from graphfathom.nn.propagation import propagate
+from graphfathom.nn.adjacency import Adjacency, compressed, gcn_entries
+from graphfathom.nn.spmm import spmm
 
 __all__ = ["Shells", "gather_shells", "khop_adjacency", "propagate_shells"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Shells:
-    r"""Matrices :math:`\hat{A}_1, \dots, \hat{A}_K` of the shells of a graph."""
+    r"""Matrices :math:`\hat{A}_1, \dots, \hat{A}_K` of the shells of a graph.
 
-    adjacencies: tuple[Adjacency, ...]
+    They are sparse: K shells, which are disjoint, have a density of at most 1/K on
+    average, and dense blocks pay from 1/2 on (:mod:`graphfathom.nn.padded`).
+
+    Args:
+        blocks: The block-diagonal matrix of them all, of K N rows.
+        num_hops: Number of shells K.
+    """
+
+    blocks: Adjacency
+    num_hops: int
+    # Not a cached_property: torch.compile does not enter its lock.
+    _made: dict[str, Adjacency] = dataclasses.field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
-        return len(self.adjacencies)
+        return self.num_hops
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes :math:`N`."""
+        return self.blocks.num_nodes // self.num_hops
 
     def __getitem__(self, hop: int) -> Adjacency:
         """The matrix of the shell at ``hop`` hops, counted from 1."""
-        return self.adjacencies[hop - 1]
+        if not 1 <= hop <= self.num_hops:
+            raise IndexError(f"`hop` must be in [1, {self.num_hops}]. Got {hop}.")
+        cut = self._masked if torch.compiler.is_compiling() else self._cut
+        own = cut(hop, self.blocks)
+        return Adjacency(*own, *(() if self.symmetric else cut(hop, self.blocks.t())))
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether every matrix serves as its own transpose."""
+        return self.blocks.symmetric
+
+    @property
+    def tall(self) -> Adjacency:
+        """The matrices below one another, of shape (K N, N)."""
+        if "tall" not in self._made:
+            a = self.blocks
+            transpose = self._merged(a.t())
+            columns = a.col % self.num_nodes
+            self._made["tall"] = Adjacency(a.rowptr, columns, a.value, *transpose)
+        return self._made["tall"]
+
+    @property
+    def wide(self) -> Adjacency:
+        """The matrices side by side, of shape (N, K N)."""
+        if self.symmetric:
+            return self.tall.t()
+        if "wide" not in self._made:
+            t = self.blocks.t()
+            transpose = t.rowptr, t.col % self.num_nodes, t.value
+            self._made["wide"] = Adjacency(*self._merged(self.blocks), *transpose)
+        return self._made["wide"]
+
+    def _cut(self, hop: int, blocks: Adjacency) -> tuple[Tensor, Tensor, Tensor]:
+        """``rowptr``, ``col`` and ``value`` of one block."""
+        row, rows = (hop - 1) * self.num_nodes, self.num_nodes
+        rowptr = blocks.rowptr[row : row + rows + 1]
+        first, last = int(rowptr[0]), int(rowptr[-1])
+        return rowptr - first, blocks.col[first:last] - row, blocks.value[first:last]
+
+    def _masked(self, hop: int, blocks: Adjacency) -> tuple[Tensor, Tensor, Tensor]:
+        """The same with zeros for the other shells: no size depends on the data.
+
+        So it compiles, at the price of K times the work.
+        """
+        rowptr, col, value = self._merged(blocks)
+        own = col // self.num_nodes == hop - 1
+        return rowptr, col % self.num_nodes, torch.where(own, value, 0.0)
+
+    def _merged(self, blocks: Adjacency) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows of one node in all blocks as one row, shell after shell."""
+        counts, ends = blocks.rowptr.diff(), blocks.rowptr[1:]
+        by_node = counts.view(self.num_hops, self.num_nodes).t()
+        new_ends = by_node.flatten().cumsum(0)
+        moved = new_ends.view(by_node.shape).t().flatten() - ends
+        length = blocks.col.shape[0]
+        place = moved.repeat_interleave(counts, output_size=length)
+        place = place + torch.arange(length, device=place.device)
+        rowptr = torch.cat([ends.new_zeros(1), by_node.sum(1).cumsum(0)])
+        col = torch.empty_like(blocks.col).index_copy(0, place, blocks.col)
+        value = torch.empty_like(blocks.value).index_copy(0, place, blocks.value)
+        return rowptr, col, value
 
 
 def khop_adjacency(
@@ -53,38 +129,59 @@ def khop_adjacency(
         add_self_loops: Whether each shell also has the node itself.
         normalize: Whether entries are :math:`1/\sqrt{d_i d_j}` with the degrees in the
             shell, or 1.
-        batch: Graph of each node.
-        dtype: Precision of the values.
+        batch: Graph of each node. Not needed: no shell reaches another graph.
+        dtype: Precision of the values. torch's default if None.
 
     Raises:
-        ValueError: If there are no shells.
+        ValueError: If there are no shells, or ``num_hops`` is below 1.
     """
     if shell_index is None or shell_hop is None:
         raise ValueError(
             "The data must have `shell_index` and `shell_hop`. Got none: apply "
             f"`KHopShells({num_hops})` of graphfathom.transforms first."
         )
-    found = []
-    for hop in range(1, num_hops + 1):
-        found.append(
-            gcn_adjacency(
-                shell_index[:, shell_hop == hop],
-                None,
-                num_nodes,
-                add_self_loops=add_self_loops,
-                normalize=normalize,
-                dtype=dtype,
-            )
-        )
-    return Shells(tuple(found))
+    if num_hops < 1:
+        raise ValueError(f"`num_hops` must be at least 1. Got {num_hops}.")
+    pairs, weight = _wanted(shell_index, shell_hop, num_hops, dtype)
+    # One copy of the graph for each shell.
+    entries = gcn_entries(
+        pairs[:2] + pairs[2] * num_nodes,
+        weight,
+        num_nodes * num_hops,
+        add_self_loops=add_self_loops,
+        normalize=normalize,
+        dtype=dtype,
+    )
+    return Shells(compressed(*entries, constant=True), num_hops)
 
 
 def propagate_shells(shells: Shells, x: Tensor) -> Tensor:
     r"""The sum :math:`\sum_k \hat{A}_k X_k`, from shape (K, N, F) to (N, F)."""
-    parts = [propagate(a, x_k) for a, x_k in zip(shells.adjacencies, x, strict=True)]
-    return torch.stack(parts).sum(0)
+    _check(x, (len(shells), shells.num_nodes))
+    dtype = torch.promote_types(shells.blocks.value.dtype, x.dtype)
+    return spmm(shells.wide.to(dtype), x.to(dtype).flatten(0, 1))
 
 
 def gather_shells(shells: Shells, x: Tensor) -> Tensor:
     r"""The products :math:`\hat{A}_k X`, from shape (N, F) to (K, N, F)."""
-    return torch.stack([propagate(a, x) for a in shells.adjacencies])
+    _check(x, (shells.num_nodes,))
+    dtype = torch.promote_types(shells.blocks.value.dtype, x.dtype)
+    out = spmm(shells.tall.to(dtype), x.to(dtype))
+    return out.view(len(shells), *x.shape)
+
+
+def _wanted(
+    shell_index: Tensor, shell_hop: Tensor, num_hops: int, dtype: torch.dtype | None
+) -> tuple[Tensor, Tensor | None]:
+    """Source, target and shell from 0 of the pairs within reach, and their weights."""
+    pairs = torch.stack([*shell_index, shell_hop.clamp(1, num_hops) - 1])
+    inside = (shell_hop >= 1) & (shell_hop <= num_hops)
+    if torch.compiler.is_compiling():  # the number of pairs must not depend on the data
+        return pairs, inside.to(dtype or torch.get_default_dtype())
+    return (pairs if bool(inside.all()) else pairs[:, inside]), None
+
+
+def _check(x: Tensor, rows: tuple[int, ...]) -> None:
+    if x.shape[:-1] != rows:
+        wanted = ", ".join(map(str, rows))
+        raise ValueError(f"`x` must have shape ({wanted}, F). Got {tuple(x.shape)}.")

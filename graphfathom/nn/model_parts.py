@@ -19,6 +19,7 @@ __all__ = [
     "build_convs",
     "build_norms",
     "check_choice",
+    "check_finite",
     "check_positive",
     "check_sizes",
     "reset_parameters",
@@ -179,3 +180,14 @@ def check_positive(**values: float) -> None:
     for name, value in values.items():
         if not 0 < value < math.inf:
             raise ValueError(f"`{name}` must be a positive number. Got {value!r}.")
+
+
+def check_finite(**values: float) -> None:
+    """Refuse what is not a finite number.
+
+    Raises:
+        ValueError: If one is not.
+    """
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise ValueError(f"`{name}` must be a finite number. Got {value!r}.")

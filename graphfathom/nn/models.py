@@ -371,9 +371,9 @@ class GNNSSM(nn.Module):
         self, h: Tensor, edge_index: Any, given: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         """What every layer is called with."""
-        weight = given["edge_weight"]
+        weight, batch = given["edge_weight"], given.get("batch")
         convs = self.inner_convs()
-        graph = adjacency_for(convs, edge_index, weight, h.size(0), h.dtype)
+        graph = adjacency_for(convs, edge_index, weight, h.size(0), h.dtype, batch)
         if graph is not None:
             return graph, given | {"edge_weight": None}
         if self.identity_mapping is not None:

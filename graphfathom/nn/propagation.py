@@ -19,13 +19,22 @@ from torch import Tensor, nn
 from torch_geometric.nn import Linear
 from torch_geometric.typing import OptTensor
 
-from graphfathom.nn.adjacency import Adjacency, gcn_adjacency, is_edge_index
+from graphfathom.nn.adjacency import (
+    Adjacency,
+    compressed,
+    gcn_adjacency,
+    gcn_entries,
+    is_edge_index,
+)
 from graphfathom.nn.modes import is_observed
+from graphfathom.nn.padded import PaddedAdjacency, multiply, padded, pays
 from graphfathom.nn.spmm import affine, spmm
 
 __all__ = [
     "Adjacency",
+    "AnyAdjacency",
     "GCNConv",
+    "PaddedAdjacency",
     "adjacency_for",
     "gcn_adjacency",
     "propagate",
@@ -33,8 +42,11 @@ __all__ = [
     "shared",
 ]
 
+AnyAdjacency = Adjacency | PaddedAdjacency
+"""What stands for a graph in :func:`propagate` and :class:`GCNConv`."""
 
-def propagate(adjacency: Adjacency, x: Tensor) -> Tensor:
+
+def propagate(adjacency: AnyAdjacency, x: Tensor) -> Tensor:
     r"""The product :math:`A X`, with derivatives of any order, backward and forward.
 
     Under :func:`torch.compile` and :func:`torch.export.export` it is one call of
@@ -43,7 +55,7 @@ def propagate(adjacency: Adjacency, x: Tensor) -> Tensor:
     so :func:`torch.func.jvp` of it does not compile.
 
     Args:
-        adjacency: The matrix :math:`A`.
+        adjacency: The matrix :math:`A`, sparse or padded.
         x: Features :math:`X`, of shape :math:`(*, N, F)`.
 
     Returns:
@@ -65,13 +77,19 @@ def propagate(adjacency: Adjacency, x: Tensor) -> Tensor:
     dtype = torch.promote_types(adjacency.value.dtype, x.dtype)
     adjacency, x = adjacency.to(dtype), x.to(dtype)
     if x.dim() == 2:
-        return spmm(adjacency, x)
+        return _product(adjacency, x)
     x = x.movedim(-2, 0)
-    return spmm(adjacency, x.flatten(1)).reshape(x.shape).movedim(0, -2)
+    return _product(adjacency, x.flatten(1)).reshape(x.shape).movedim(0, -2)
+
+
+def _product(adjacency: AnyAdjacency, x: Tensor) -> Tensor:
+    if isinstance(adjacency, PaddedAdjacency):
+        return multiply(adjacency, x)
+    return spmm(adjacency, x)
 
 
 def propagate_linear(
-    adjacency: Adjacency, x: Tensor, weight: Tensor, bias: Tensor | None = None
+    adjacency: AnyAdjacency, x: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     r"""The layer :math:`A X W^\top + b` of GCN in one step.
 
@@ -101,7 +119,8 @@ def propagate_linear(
     _check(adjacency, x)
     given = (x, weight) if bias is None else (x, weight, bias)
     alike = all(tensor.dtype == adjacency.value.dtype for tensor in given)
-    if x.dim() == 2 and alike and not torch.is_autocast_enabled(x.device.type):
+    plain = x.dim() == 2 and not torch.is_autocast_enabled(x.device.type)
+    if isinstance(adjacency, Adjacency) and plain and alike:
         return affine(adjacency, x, weight, bias)
     out = propagate(adjacency, F.linear(x, weight))
     return out if bias is None else out + bias
@@ -152,7 +171,7 @@ class GCNConv(torch_geometric.nn.GCNConv):
         edge_weight: Tensor | None = None,
     ) -> Tensor:
         """Node features to node features."""
-        if not isinstance(edge_index, Adjacency):
+        if not isinstance(edge_index, AnyAdjacency):
             return super().forward(x, edge_index, edge_weight)
         if edge_weight is not None:
             raise ValueError(
@@ -199,15 +218,18 @@ def adjacency_for(
     edge_weight: Tensor | None = None,
     num_nodes: int | None = None,
     dtype: torch.dtype | None = None,
-) -> Adjacency | None:
+    batch: Tensor | None = None,
+) -> AnyAdjacency | None:
     """The one adjacency that all of these layers would build from a graph.
 
     Args:
         convs: Layers, of which all must be a :class:`GCNConv` with the same flags.
-        edge_index: Edges, or an :class:`Adjacency`, which is returned as it is.
+        edge_index: Edges, or an adjacency, which is returned as it is.
         edge_weight: Weights of the edges.
         num_nodes: Number of nodes. The largest index plus one if None.
         dtype: Precision where there are no edge weights. The parameters' if None.
+        batch: Graph of each node. With it the adjacency is a :class:`PaddedAdjacency`
+            where that is faster.
 
     Returns:
         None if there is no such adjacency: then pass the layers the graph itself.
@@ -215,7 +237,7 @@ def adjacency_for(
     convs = list(convs)
     if not convs or not all(isinstance(conv, GCNConv) for conv in convs):
         return None
-    if isinstance(edge_index, Adjacency):
+    if isinstance(edge_index, AnyAdjacency):
         return edge_index
     first: Any = convs[0]
     flags = _flags(first)
@@ -224,14 +246,20 @@ def adjacency_for(
         return None
     if dtype is None:
         dtype = first.lin.weight.dtype
-    return gcn_adjacency(edge_index, edge_weight, num_nodes, dtype=dtype, **flags)
+    entries = gcn_entries(edge_index, edge_weight, num_nodes, dtype=dtype, **flags)
+    source, target, value, size = entries
+    if pays(batch, size, value.shape[0], value.dtype):
+        blocks = padded(source, target, value, batch)  # pyright: ignore
+        if blocks is not None:
+            return blocks
+    return compressed(*entries, constant=edge_weight is None)
 
 
 # Checks -------------------------------------------------------------------------------
 
 
 def _check(adjacency: Any, x: Any) -> None:
-    if not isinstance(adjacency, Adjacency):
+    if not isinstance(adjacency, AnyAdjacency):
         raise TypeError(
             "`adjacency` must be an Adjacency. Got "
             f"{type(adjacency).__name__}: build one by gcn_adjacency(edge_index)."

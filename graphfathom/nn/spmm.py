@@ -92,17 +92,18 @@ def _vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tenso
         rowptr, col, value, x, *transpose = args
         x = x.movedim(in_dims[3], 1)
         out = spmm(Adjacency(rowptr, col, value, *transpose), x.flatten(1))
-        return out.reshape(x.shape), 1
+        return out.unflatten(1, x.shape[1:]), 1
     # Matrices that differ make one block-diagonal matrix.
     rowptr, col, value, x, *transpose = (
         _batched(arg, dim, info.batch_size)
         for arg, dim in zip(args, in_dims, strict=True)
     )
-    blocks = _blocks(rowptr, col, value)
-    if transpose[0] is not None:
-        blocks += _blocks(*transpose)
+    blocks = _blocks(rowptr, col, value, x.shape[1])
+    t_rowptr, t_col, t_value = transpose
+    if t_rowptr is not None:
+        blocks += _blocks(t_rowptr, t_col, t_value, rowptr.shape[1] - 1)
     out = spmm(Adjacency(*blocks), x.flatten(0, 1))
-    return out.reshape(x.shape), 0
+    return out.unflatten(0, (info.batch_size, rowptr.shape[1] - 1)), 0
 
 
 def _batched(arg: Any, dim: int | None, size: int) -> Any:
@@ -111,11 +112,13 @@ def _batched(arg: Any, dim: int | None, size: int) -> Any:
     return arg.expand(size, *arg.shape) if dim is None else arg.movedim(dim, 0)
 
 
-def _blocks(rowptr: Tensor, col: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+def _blocks(
+    rowptr: Tensor, col: Tensor, value: Tensor, num_columns: int
+) -> tuple[Tensor, ...]:
     block = torch.arange(rowptr.shape[0], device=rowptr.device)[:, None]
     ends = rowptr[:, 1:] + block * col.shape[1]
     rowptr = torch.cat([ends.new_zeros(1), ends.flatten()])
-    return rowptr, (col + block * ends.shape[1]).flatten(), value.flatten()
+    return rowptr, (col + block * num_columns).flatten(), value.flatten()
 
 
 _operator.register_autograd(_backward, setup_context=_setup_context)

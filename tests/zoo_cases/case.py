@@ -24,6 +24,8 @@ class Case:
     """Pattern of the sentence with which ``stabilize`` refuses it, or None."""
     unused: tuple[str, ...] = ()
     """Names of parameters without a gradient, each with its reason beside the case."""
+    mixes: bool = False
+    """Whether a node also sees nodes of its graph that no edges lead from."""
     deep: dict[str, Any] = field(default_factory=dict)
     """Options for 256 layers, where the defaults leave the range of float32."""
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch_geometric.nn import AntiSymmetricConv
 
 from graphfathom.nn.frame import Act, GraphNetwork
-from graphfathom.nn.model_parts import check_choice, check_positive
-from graphfathom.nn.propagation import GCNConv
+from graphfathom.nn.model_parts import check_choice, check_finite, check_positive
+from graphfathom.nn.propagation import GCNConv, adjacency_for
 from graphfathom.nn.zoo.sum_conv import SumConv
 
 __all__ = ["ADGN", "ADGNLayer"]
@@ -41,6 +41,8 @@ class ADGNLayer(AntiSymmetricConv):
         act: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         check_choice("aggregator", aggregator, tuple(AGGREGATORS))
+        check_positive(epsilon=epsilon)
+        check_finite(gamma=gamma)
         phi: Any = AGGREGATORS[aggregator](channels)
         super().__init__(channels, phi, 1, epsilon, gamma, act)
 
@@ -107,8 +109,6 @@ class ADGN(GraphNetwork):
         share_weights: bool = True,
         **kwargs: Any,
     ) -> None:
-        check_positive(epsilon=epsilon)
-
         def layer(k: int, act: Act) -> nn.Module:
             return ADGNLayer(hidden_channels, aggregator, epsilon, gamma, act)
 
@@ -123,3 +123,15 @@ class ADGN(GraphNetwork):
             options={"aggregator": aggregator, "epsilon": epsilon, "gamma": gamma},
             **kwargs,
         )
+
+    def graph(
+        self, x: Tensor, edge_index: Any, given: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """With GCN the one adjacency that all layers multiply with."""
+        layers: Any = self.layers
+        weight = given["edge_weight"]
+        phis = [layer.phi for layer in layers]
+        adjacency = adjacency_for(phis, edge_index, weight, x.size(0), x.dtype)
+        if adjacency is None:
+            return edge_index, given
+        return adjacency, given | {"edge_weight": None}

@@ -6,14 +6,53 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn import GCN2Conv
 
-__all__ = ["GCNII"]
+from graphfathom.nn.dropout import dropout as drop
+from graphfathom.nn.frame import Act, GraphNetwork
+from graphfathom.nn.recompute import State
+
+__all__ = ["GCNII", "GCNIILayer"]
 
 
-class GCNII(nn.Module):
+class GCNIILayer(nn.Module):
+    """PyG's layer between dropout and activation.
+
+    Args:
+        conv: The layer.
+        act: The activation.
+        dropout: Probability of dropping an entry of what the layer reads of the state.
+    """
+
+    def __init__(
+        self,
+        conv: GCN2Conv,
+        act: Callable[[Tensor], Tensor] = torch.relu,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.conv = conv
+        self.act = act
+        self.dropout = dropout
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        self.conv.reset_parameters()
+
+    def forward(
+        self,
+        x: Tensor,
+        x_0: Tensor,
+        edge_index: Any,
+        edge_weight: Tensor | None = None,
+    ) -> State:
+        """The state and the first state to the next state and the first."""
+        x = drop(x, self.dropout, self.training)
+        return self.act(self.conv(x, x_0, edge_index, edge_weight)), x_0
+
+
+class GCNII(GraphNetwork):
     r"""GCNII, whose layers mix in the initial state, on PyG's layer.
 
     The layer is :class:`~torch_geometric.nn.conv.GCN2Conv`.
@@ -24,37 +63,40 @@ class GCNII(nn.Module):
         ((1 - \beta_\ell) I + \beta_\ell W_\ell)\bigr), \qquad
         \beta_\ell = \log(\theta / \ell + 1),
 
-    with :math:`\hat{P} = \hat{D}^{-1/2} (A + I) \hat{D}^{-1/2}`; the output is
-    :math:`H_L W_\mathrm{out} + b_\mathrm{out}`. Dropout acts on the input of every
-    layer.
+    with :math:`\hat{P} = \hat{D}^{-1/2} (A + I) \hat{D}^{-1/2}`.
 
     Args:
-        in_channels: Width of the input features.
-        hidden_channels: Width of all hidden states.
-        out_channels: Width of the output.
-        num_layers: Number of graph convolutions :math:`L`.
+        in_channels: As the frame has it.
+        hidden_channels: As the frame has it.
+        out_channels: As the frame has it.
+        num_layers: As the frame has it.
         alpha: Share of the initial state. Default 0.1: PyG's ``gcn2_cora.py``.
         theta: Strength of the identity mapping, lambda in the paper. Default 0.5:
             PyG's ``gcn2_cora.py``.
         shared_weights: One weight for both terms; False gives GCNII*.
-        dropout: Probability of dropping an entry of a layer's input.
+        dropout: Probability of dropping an entry of :math:`X`, of the input of every
+            layer and of what the head sees.
+        share_weights: Whether all layers have the same weights; their
+            :math:`\beta_\ell` stay their own.
         act: The activation :math:`\sigma`.
-
-    Shapes:
-        - **input:** node features :math:`(N, F_\mathrm{in})`, edge indices
-          :math:`(2, E)`, edge weights :math:`(E)` *(optional)*
-        - **output:** node features :math:`(N, F_\mathrm{out})`
+        encoder_act: Whether it also acts on the encoded features.
+        kwargs: Options of :class:`~graphfathom.nn.frame.GraphNetwork`.
 
     Raises:
-        ValueError: If ``num_layers`` is below 1.
+        ValueError: If a number or a choice is not as described.
 
     Example:
         >>> GCNII(1433, 64, 7, num_layers=64)
         GCNII(1433, 64, 7, num_layers=64, alpha=0.1, theta=0.5)
 
     References:
-        | Simple and Deep Graph Convolutional Networks (Chen et al., 2020)
-        | https://arxiv.org/abs/2007.02133
+        | Simple and Deep Graph Convolutional Networks
+        | (Chen et al., 2020), https://arxiv.org/abs/2007.02133
+
+    Differs from the paper:
+        Nothing in the equation. In the official code of GCNII* the identity map acts on
+        the one term and the weights on the other without :math:`\alpha`; PyG's layer
+        follows the paper.
     """
 
     def __init__(
@@ -68,48 +110,49 @@ class GCNII(nn.Module):
         *,
         shared_weights: bool = True,
         dropout: float = 0.0,
-        act: Callable[[Tensor], Tensor] = torch.relu,
+        share_weights: bool = False,
+        act: str | Act | None = "relu",
+        encoder_act: bool = True,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
-        if num_layers < 1:
-            raise ValueError(f"`num_layers` must be >= 1. Got {num_layers}.")
-        self.in_channels = in_channels
-        self.hidden_channels = hidden_channels
-        self.out_channels = out_channels
-        self.num_layers = num_layers
+        _check(alpha, theta)
         self.alpha = alpha
         self.theta = theta
         self.shared_weights = shared_weights
-        self.dropout = dropout
-        self.act = act
-        self.encoder = nn.Linear(in_channels, hidden_channels)
-        self.convs = nn.ModuleList(
-            GCN2Conv(hidden_channels, alpha, theta, layer, shared_weights)
-            for layer in range(1, num_layers + 1)
+
+        def layer(k: int, act: Act) -> nn.Module:
+            conv = GCN2Conv(hidden_channels, alpha, theta, k, shared_weights)
+            return GCNIILayer(conv, act, dropout)
+
+        options = {"alpha": alpha, "theta": theta}
+        super().__init__(
+            in_channels,
+            hidden_channels,
+            out_channels,
+            num_layers,
+            layer,
+            act=act,
+            dropout=dropout,
+            encoder_act=encoder_act,
+            options=options | ({"share_weights": True} if share_weights else {}),
+            **kwargs,
         )
-        self.readout = nn.Linear(hidden_channels, out_channels)
+        if share_weights:
+            self._tie()
 
-    def reset_parameters(self) -> None:
-        """Draw all weights anew."""
-        modules: list[Any] = [self.encoder, *self.convs, self.readout]
-        for module in modules:
-            module.reset_parameters()
+    def _tie(self) -> None:
+        """Give all layers the weights of the first: one layer has but one beta."""
+        convs: list[Any] = [layer.conv for layer in self.layers]
+        for conv in convs[1:]:
+            conv.weight1, conv.weight2 = convs[0].weight1, convs[0].weight2
 
-    def forward(
-        self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None
-    ) -> Tensor:
-        """Node features to node outputs."""
-        x = x_0 = self.act(self.encoder(self._drop(x)))
-        for conv in self.convs:
-            x = self.act(conv(self._drop(x), x_0, edge_index, edge_weight))
-        return self.readout(self._drop(x))
+    def start(self, x: Tensor, graph: Any, given: dict[str, Any]) -> State:
+        """The encoded features, twice."""
+        return x, x
 
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self.in_channels}, {self.hidden_channels}, "
-            f"{self.out_channels}, num_layers={self.num_layers}, alpha={self.alpha}, "
-            f"theta={self.theta})"
-        )
 
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+def _check(alpha: float, theta: float) -> None:
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"`alpha` must be in [0, 1]. Got {alpha}.")
+    if not 0 <= theta < torch.inf:
+        raise ValueError(f"`theta` must be a number >= 0. Got {theta}.")

@@ -1,4 +1,7 @@
-"""The contract that every model of the zoo keeps."""
+"""The contract that models outside of the common frame keep.
+
+Those on it are tested by ``test_every_model.py``.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
-from graphfathom.nn.zoo import GCNII, NAMES, DeepGCN, build
+from graphfathom.nn.zoo import NAMES, DeepGCN, build
+from graphfathom.nn.zoo.builders import FRAMED
 
 IN, HIDDEN, OUT, DEPTH = 5, 8, 3, 4
 
 MODELS = {
-    "GCNII": lambda: GCNII(IN, HIDDEN, OUT, DEPTH),
-    "GCNII*": lambda: GCNII(IN, HIDDEN, OUT, DEPTH, shared_weights=False),
     **{
         f"DeepGCN {block}": lambda block=block: DeepGCN(
             IN, HIDDEN, OUT, DEPTH, block=block
@@ -23,7 +25,11 @@ MODELS = {
         for block in ("res+", "res", "dense", "plain")
     },
     "DeepGCN batch": lambda: DeepGCN(IN, HIDDEN, OUT, DEPTH, norm=nn.BatchNorm1d),
-    **{f"built {name}": lambda name=name: _built(name) for name in NAMES},
+    **{
+        f"built {name}": lambda name=name: _built(name)
+        for name in NAMES
+        if name not in FRAMED
+    },
 }
 
 

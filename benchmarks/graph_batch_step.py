@@ -1,0 +1,292 @@
+"""A training step on a batch of 512 small graphs, against PyG's own layers.
+
+Command: ``python benchmarks/graph_batch_step.py`` (about four minutes on two cores).
+The aims are a factor of 4 for 10 layers on the edges, and of 5 where each layer has 10
+shells (DRew), over one convolution per shell. Beside them, for information: layer k on
+shell k alone (kGNN-SSM), where both sides do as much as on the edges. Both sides run
+the linear maps and activations, which bound the factor: ``without_graph`` is the time
+of these alone.
+
+A step is forward, loss, backward and the step of Adam, on graphs of 25 to 34 nodes:
+those of GraphProp from the folder that ``GRAPHFATHOM_DATA`` names, or random ones. Ours
+builds its matrices anew in every step, timed with it. The peer is ``GCNConv`` of
+``torch_geometric`` on ``edge_index``; for the shells, on the pairs of each shell, which it
+gets in pieces cut out beforehand. Outputs and gradients must agree in float64, or the
+script fails. ``ratio`` is that on the edges with ReLU, the default of PyG's models;
+``shells_ratio`` that of DRew.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torch_geometric.nn
+from _claim import interleaved, parse, publish
+from torch import Tensor, nn
+from torch_geometric.data import Batch, Data
+
+import graphfathom as gf
+from graphfathom.nn.khop import khop_adjacency
+from graphfathom.nn.zoo import DRew
+from graphfathom.transforms import KHopShells
+
+GRAPHS, DEPTH, WIDTH = 512, 10, 30
+
+
+class Stack(nn.Module):
+    """Encoder, layers ``h + act(conv(h))``, decoder."""
+
+    def __init__(self, conv: Callable[..., nn.Module], act: Any) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(2, WIDTH)
+        self.convs = nn.ModuleList(conv(WIDTH, WIDTH) for _ in range(DEPTH))
+        self.decoder = nn.Linear(WIDTH, 1)
+        self.act = act
+
+    def graphs(self, data: Data) -> Iterable[Any]:
+        """What each layer is called with: the edges."""
+        return [data.edge_index] * DEPTH
+
+    def forward(self, data: Data) -> Tensor:
+        """A number for each node."""
+        h = self.encoder(data.x)
+        for conv, graph in zip(self.convs, self.graphs(data), strict=True):
+            h = h + self.act(conv(h, graph))
+        return self.decoder(h)
+
+
+class Shared(Stack):
+    """On one adjacency for all layers."""
+
+    def graphs(self, data: Data) -> Iterable[Any]:
+        """That of the edges."""
+        size, batch = data.num_nodes, data.batch
+        graph = gf.nn.adjacency_for(
+            self.convs, data.edge_index, num_nodes=size, batch=batch
+        )
+        return [graph] * DEPTH
+
+
+class Shelled(Stack):
+    """Layer k on the matrix of shell k."""
+
+    def graphs(self, data: Data) -> Iterable[Any]:
+        """Those of the shells."""
+        index, hop, size = data.shell_index, data.shell_hop, data.num_nodes
+        shells = khop_adjacency(index, hop, int(size or 0), DEPTH, dtype=data.x.dtype)
+        return [shells[k] for k in range(1, DEPTH + 1)]
+
+
+class PeerShelled(Stack):
+    """Layer k on the pairs of shell k."""
+
+    def graphs(self, data: Data) -> Iterable[Any]:
+        """The pairs, cut out before the clock starts."""
+        return data.pieces
+
+
+class PeerDRew(nn.Module):
+    """DRew as its official code has it: one convolution for each layer and shell."""
+
+    def __init__(self, ours: DRew) -> None:
+        super().__init__()
+        self.encoder, self.head = ours.encoder, ours.head
+        self.layers = nn.ModuleList(
+            nn.ModuleList(convolution(weight) for weight in layer.weight)
+            for layer in cast("list[Any]", ours.layers)
+        )
+
+    def forward(self, data: Data) -> Tensor:
+        """A number for each node."""
+        h = self.encoder(data.x)
+        for convs in cast("list[list[nn.Module]]", self.layers):
+            pairs = zip(convs, data.pieces, strict=False)
+            h = h + sum(conv(h, piece) for conv, piece in pairs).relu()
+        return self.head(h)
+
+
+class OurDRew(nn.Module):
+    """Ours, called with a batch."""
+
+    def __init__(self, model: DRew) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, data: Data) -> Tensor:
+        """A number for each node."""
+        shells = data.shell_index, data.shell_hop
+        return self.model(data.x, data.edge_index, None, data.batch, None, *shells)
+
+
+def convolution(weight: Tensor) -> nn.Module:
+    """PyG's layer without bias, with a copy of a weight."""
+    conv = torch_geometric.nn.GCNConv(WIDTH, WIDTH, bias=False)
+    conv.lin.weight.data.copy_(weight.detach().t())
+    return conv
+
+
+def drew() -> tuple[nn.Module, nn.Module]:
+    """Both sides with the same weights."""
+    model = DRew(2, WIDTH, 1, DEPTH, self_loops=True)
+    return OurDRew(model), PeerDRew(copy.deepcopy(model))
+
+
+class Bare(nn.Module):
+    """A convolution without its graph."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.lin = nn.Linear(in_channels, out_channels)
+
+    def forward(self, x: Tensor, graph: Any) -> Tensor:
+        """The linear map alone."""
+        return self.lin(x)
+
+
+def batch() -> tuple[Data, str]:
+    """The first graphs of the training set in a random order, with their shells."""
+    folder = Path(os.environ.get("GRAPHFATHOM_DATA", "no such folder"), "graphprop")
+    files = sorted(folder.glob("graphprop_*.npz"))
+    found = stored(files[0]) if files else drawn()
+    shells = KHopShells(DEPTH)
+    data: Any = Batch.from_data_list([shells(graph) for graph in found])
+    data.y = torch.randn(data.num_nodes, 1)
+    hops = range(1, DEPTH + 1)
+    data.pieces = [data.shell_index[:, data.shell_hop == hop] for hop in hops]
+    return data, "graphs of GraphProp" if files else "random graphs"
+
+
+def stored(path: Path) -> list[Data]:
+    """Graphs of GraphProp, of all families and sizes."""
+    with np.load(path) as file:
+        counts, lengths = file["train_num_nodes"], file["train_num_edges"]
+        edges = torch.from_numpy(file["train_edges"].astype(np.int64))
+    pieces = edges.split(lengths.tolist(), dim=1)
+    chosen = torch.randperm(len(counts))[:GRAPHS].tolist()
+    return [made(int(counts[i]), pieces[i]) for i in chosen]
+
+
+def drawn() -> list[Data]:
+    """Paths with chords, about as dense as the graphs of GraphProp."""
+    found = []
+    for size in torch.randint(25, 35, (GRAPHS,)).tolist():
+        chords = torch.rand(size, size).triu(2) > 0.82
+        path = torch.stack([torch.arange(size - 1), torch.arange(1, size)])
+        found.append(made(size, torch.cat([path, chords.nonzero().t()], 1)))
+    return found
+
+
+def made(size: int, pairs: Tensor) -> Data:
+    """A graph with each pair in both directions."""
+    edges = torch.cat([pairs, pairs.flip(0)], 1)
+    return Data(x=torch.rand(size, 2), edge_index=edges, num_nodes=size)
+
+
+def step(model: nn.Module, data: Data) -> Callable[[], None]:
+    """Forward, loss, backward and a step of the optimizer."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-6)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        F.mse_loss(model(data), data.y).backward()
+        optimizer.step()
+
+    return run
+
+
+def difference(ours: nn.Module, peer: nn.Module, data: Data) -> float:
+    """Of output and gradients in float64, relative to the largest entry of each."""
+    data = copy.copy(data)
+    data.x, data.y = data.x.double(), data.y.double()
+    found = []
+    for model in (ours, peer):
+        exact = copy.deepcopy(model).double()
+        out = exact(data)
+        F.mse_loss(out, data.y).backward()
+        grads = [p.grad for p in exact.parameters() if p.grad is not None]
+        found.append((out.detach(), stable_norm(grads), grads))
+    (a, size, one), (b, expected, other) = found
+    if len(one) == len(other):  # else one side has its weights in other pieces
+        pairs = [*zip(one, other, strict=True), (a, b)]
+        return max(float((x - y).abs().max() / y.abs().max()) for x, y in pairs)
+    return max(float((a - b).abs().max() / b.abs().max()), abs(size / expected - 1))
+
+
+def stable_norm(tensors: list[Tensor]) -> float:
+    """Of all entries together."""
+    return float(torch.cat([tensor.flatten() for tensor in tensors]).norm())
+
+
+def pairs(kinds: tuple[Any, Any], act: Any) -> tuple[nn.Module, nn.Module]:
+    """Both sides with the same weights."""
+    ours, peer = kinds[0](gf.nn.GCNConv, act), kinds[1](torch_geometric.nn.GCNConv, act)
+    peer.load_state_dict(ours.state_dict())
+    return ours, peer
+
+
+def measure(
+    models: tuple[nn.Module, nn.Module], bare: nn.Module, data: Data, rounds: int
+) -> dict[str, Any] | None:
+    """Milliseconds of a step; None if the two sides disagree."""
+    found = difference(*models, data)
+    if not found < 1e-10:
+        print(f"{type(models[0]).__name__}: results differ by {found:.1e}")
+        return None
+    ours, peer, floor = (step(model, data) for model in (*models, bare))
+    for warm in (ours, peer, floor):
+        warm()
+    times = interleaved(ours, peer, rounds)
+    least, _ = interleaved(floor, floor, rounds)
+    return {
+        "ours": round(1e3 * times[0], 1),
+        "peer": round(1e3 * times[1], 1),
+        "without_graph": round(1e3 * least, 1),
+        "ratio": round(times[1] / times[0], 2),
+    }
+
+
+def main() -> int:
+    """Measure, check, print."""
+    options = parse(__doc__ or "")
+    rounds = 5 if options.quick else 31
+    torch.manual_seed(0)
+    data, name = batch()
+    built = {
+        "edges, relu": pairs((Shared, Stack), torch.relu),
+        "edges, tanh": pairs((Shared, Stack), torch.tanh),
+        "one shell a layer": pairs((Shelled, PeerShelled), torch.relu),
+        "ten shells a layer": drew(),
+    }
+    rows = {}
+    for place, models in built.items():
+        act = torch.tanh if "tanh" in place else torch.relu
+        rows[place] = measure(models, Stack(Bare, act), data, rounds)
+        if rows[place] is None:
+            return 1
+    publish(
+        {
+            "claim": "graph_batch_step",
+            **rows["edges, relu"],
+            "shells_ratio": rows["ten shells a layer"]["ratio"],
+            "unit": "milliseconds of a training step; medians",
+            "size": f"{DEPTH} layers, width {WIDTH}, {GRAPHS} {name}, "
+            f"{data.num_nodes} nodes, {data.num_edges} edges, "
+            f"{data.shell_index.shape[1]} pairs in {DEPTH} shells",
+            "rounds": rounds,
+            "by_work": rows,
+        },
+        options,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
