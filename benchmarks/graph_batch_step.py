@@ -3,9 +3,9 @@
 Command: ``python benchmarks/graph_batch_step.py`` (about four minutes on two cores).
 The aims are a factor of 4 for 10 layers on the edges, and of 5 for 10 layers that each
 read 10 shells, over one convolution per shell. The second is not reached: the linear
-maps, the same on both sides, take half of our time. Beside them, for information: layer k on
-shell k alone (kGNN-SSM), and on the shells 1 to k (DRew). Both sides run the same
-linear maps and activations; ``without_graph`` is the time of those of the first row.
+maps, the same on both sides, take half of our time. Beside them, for information: layer
+k on shell k alone (kGNN-SSM), and on the shells 1 to k (DRew). ``without_graph`` is the
+time of the linear maps and activations of the first row.
 
 A step is forward, loss, backward and the step of Adam, on graphs of 25 to 34 nodes:
 those of GraphProp from the folder that ``GRAPHFATHOM_DATA`` names, or random ones. Ours
