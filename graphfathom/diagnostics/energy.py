@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from graphfathom.diagnostics.observations import Observation
-from graphfathom.diagnostics.structure import GraphStructure
+from graphfathom.diagnostics.structure import GraphStructure, Kind
 
 __all__ = [
     "GraphStructure",
@@ -46,7 +46,6 @@ __all__ = [
 
 Variant = Literal["combinatorial", "normalized"]
 Normalization = Literal["none", "per-node", "per-edge"]
-Kind = Literal["constant", "degree"]
 
 BLOCK_ENTRIES = 2**22
 """Differences held at a time: 32 MiB."""
@@ -334,14 +333,7 @@ class _Features:
     def deviation(self, structure: GraphStructure, kind: Kind) -> Tensor:
         """Relative distance to the kernel of a Laplacian."""
         _check_choice("kind", kind, Kind)
-        base = structure.root_degree
-        if kind == "constant":
-            base = torch.ones_like(base)
-        base, component = base.unsqueeze(1), structure.component
-        shape = (structure.num_components, self.rows.shape[1])
-        products = self.rows.new_zeros(shape).index_add(0, component, base * self.rows)
-        norms = base.new_zeros(shape[0], 1).index_add(0, component, base.square())
-        rest = self.rows - base * (products / norms)[component]
+        rest = self.rows - structure.kernel_part(self.rows, kind)
         share = self.per_graph(rest.square().sum(dim=1)) / self.square
         return share.clamp(max=1).sqrt()  # rounding can pass 1
 

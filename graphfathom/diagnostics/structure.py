@@ -9,13 +9,18 @@ are dropped.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-__all__ = ["GraphStructure"]
+__all__ = ["GraphStructure", "Kind"]
+
+Kind = Literal["constant", "degree"]
+r"""What a propagation keeps on a component: constants if it is stochastic, multiples of
+the root of the degrees with a self-loop, the kernel of :math:`I - \hat A`, for GCN."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +90,22 @@ class GraphStructure:
             component=torch.from_numpy(component).to(ends.device, torch.long),
             num_components=int(num_components),
         )
+
+    def kernel_part(self, x: Tensor, kind: Kind = "constant") -> Tensor:
+        """Nearest features that a propagation leaves alone, of the shape of ``x``.
+
+        Args:
+            x: Features, of shape (N, F).
+            kind: What a propagation leaves alone.
+        """
+        base = self.root_degree.to(x).unsqueeze(1)
+        if kind == "constant":
+            base = torch.ones_like(base)
+        shape = (self.num_components, x.shape[1])
+        products = x.new_zeros(shape).index_add(0, self.component, base * x)
+        norms = base.new_zeros(shape[0], 1)
+        norms = norms.index_add(0, self.component, base.square())
+        return base * (products / norms)[self.component]
 
 
 def _symmetrised(
