@@ -8,6 +8,7 @@ from graphfathom.nn.khop import (
     Shells,
     gather_shells,
     khop_adjacency,
+    propagate_linear_shells,
     propagate_shells,
 )
 from graphfathom.nn.models import GNNSSM, default_transitions
@@ -59,6 +60,7 @@ __all__ = [
     "layers_until_overflow",
     "propagate",
     "propagate_linear",
+    "propagate_linear_shells",
     "propagate_shells",
     "shared",
     "zoo",

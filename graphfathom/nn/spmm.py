@@ -193,7 +193,7 @@ class _Affine(torch.autograd.Function):
             arrived = _product(Adjacency(*parts).t(), grad)
             grad_x = arrived @ weight if x_wanted else None
             grad_weight = arrived.t() @ x if weight_wanted else None
-        return None, grad_x, grad_weight, grad.sum(0) if bias_wanted else None
+        return None, grad_x, grad_weight, _column_sums(grad) if bias_wanted else None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
@@ -204,6 +204,13 @@ class _Affine(torch.autograd.Function):
         out = [spmm(Adjacency(*parts), _sum(terms))] if terms else []
         out += [] if d_bias is None else [d_bias.expand(len(x), -1)]
         return _sum(out)
+
+
+def _column_sums(x: Tensor) -> Tensor:
+    """As ``x.sum(0)``, which takes three times as long where rows are not aligned."""
+    if x.shape[1] % 8 == 0 or x.element_size() < 4:
+        return x.sum(0)
+    return x.new_ones(len(x)) @ x
 
 
 def _product(adjacency: Adjacency, x: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from graphfathom.nn.khop import (
     Shells,
     gather_shells,
     khop_adjacency,
+    propagate_linear_shells,
     propagate_shells,
 )
 
@@ -91,6 +92,39 @@ def test_products_with_their_gradients(name: str, loops: bool, normalize: bool) 
         assert_close(
             *(torch.autograd.grad(y, x, cotangent)[0] for y in (found, wanted))
         )
+
+
+@GRAPH
+@pytest.mark.parametrize(("width", "out"), [(3, 2), (30, 31), (32, 16)])
+@pytest.mark.parametrize("hops", [1, HOPS])
+def test_linear_maps_of_the_first_shells(
+    name: str, width: int, out: int, hops: int
+) -> None:
+    shells, matrices = built(name), dense(name, True, True)
+    x = torch.randn(2, shells.num_nodes, width, requires_grad=True)
+    weight = torch.randn(hops, width, out, requires_grad=True)
+    sources = [0, 1, 1, 0][:hops]
+    found = propagate_linear_shells(shells, [x[i] for i in sources], weight)
+    parts = [a @ x[i] @ w for a, i, w in zip(matrices, sources, weight, strict=False)]
+    expected = torch.stack(parts).sum(0)
+    assert_close(found, expected)
+    cotangent = torch.randn_like(expected)
+    for one, other in zip(
+        torch.autograd.grad(found, (x, weight), cotangent),
+        torch.autograd.grad(expected, (x, weight), cotangent),
+        strict=True,
+    ):
+        assert_close(one, other)
+
+
+def test_linear_maps_need_a_weight_for_each_feature() -> None:
+    shells, x = built("path"), torch.randn(6, 3)
+    for count, given in ((HOPS + 1, HOPS + 1), (0, 0), (2, 1)):
+        weight = torch.randn(count, 3, 3)
+        with pytest.raises(
+            ValueError, match=rf"1 to 4 shells. Got {given} and {count}"
+        ):
+            propagate_linear_shells(shells, [x] * given, weight)
 
 
 def test_an_undirected_graph_needs_no_transpose() -> None:

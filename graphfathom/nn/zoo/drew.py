@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.nn.inits import glorot
 
 from graphfathom.nn.frame import Act, GraphNetwork
-from graphfathom.nn.khop import Shells, khop_adjacency
-from graphfathom.nn.propagation import propagate_linear
+from graphfathom.nn.khop import Shells, khop_adjacency, propagate_linear_shells
 
 __all__ = ["DRew", "DRewConv"]
 
@@ -61,14 +60,9 @@ class DRewConv(nn.Module):
         """The last layers' features to those one layer on."""
         *past, shells = past_and_shells
         past = [x, *past]
-        weights = zip(self.delays, self.weight[:step].unbind(), strict=False)
-        # Shell by shell what is on its way stays in the cache: one product for all of
-        # them, of ten times the rows, takes as long with ten shells, longer with fewer.
-        first, *others = (
-            propagate_linear(shells[k], past[int(delay)], weight.t())
-            for k, (delay, weight) in enumerate(weights, 1)
-        )
-        x = x + self.act(sum(others, first))
+        sent = [past[int(delay)] for delay in self.delays[:step]]
+        message = propagate_linear_shells(shells, sent, self.weight[:step])
+        x = x + self.act(message)
         if self.l2_norm:
             x = F.normalize(x, dim=-1)
         return x if self.memory == 1 else (x, *past)[: self.memory]
