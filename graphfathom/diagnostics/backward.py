@@ -1,0 +1,129 @@
+r"""Backward smoothing: how far the errors of different nodes still differ.
+
+The error signal of state k is :math:`G_k = \partial \mathcal{L} / \partial H_k`. On its
+way to the input each layer propagates it as it propagated the features, so it smooths
+too: what is left of it is constant on every component, and driven by the mean error of
+the output alone. Once the last layer is trained that mean is zero, and all gradients
+vanish with it, whatever the loss; see :mod:`graphfathom.theory.backward`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from graphfathom.diagnostics.gradients import loss_gradient, sweep
+from graphfathom.diagnostics.observations import Observation
+from graphfathom.diagnostics.structure import GraphStructure, Kind
+from graphfathom.diagnostics.trace import State, Trace
+
+__all__ = ["backward_observations", "best_constant_loss"]
+
+MAX_STEPS = 200
+"""Evaluations of the loss in the search for the best constants."""
+
+
+def backward_observations(trace: Trace, structure: GraphStructure) -> list[Observation]:
+    r"""How much the error signal of each state, and of the output, differs by node.
+
+    .. math:: \|Q G_k\|_F / \|G_k\|_F
+
+    with :math:`Q = I - \Pi` and :math:`\Pi` the projection onto what the propagation
+    leaves alone: component constants (``error.deviation.constant``) or multiples of the
+    root of the degrees (``error.deviation.degree``). For the error of the output,
+    ``error.output.constant`` is the share :math:`\|\Pi G\|_F / \|G\|_F` of its means,
+    all that reaches deep layers where errors smooth.
+
+    Args:
+        trace: The network.
+        structure: The graph of its N nodes.
+
+    Returns:
+        Empty without labels. States whose rows are not the nodes are left out; NaN
+        stands where the signal is exactly zero.
+    """
+    gradient = loss_gradient(trace)
+    if gradient is None:
+        return []
+    rows: list[Observation] = []
+
+    def note(name: str, place: str, value: float) -> None:
+        rows.append(Observation(name, place, value, None, "1", trace.precision))
+
+    if _is_by_node(gradient, structure):
+        kept = 1 - _deviation(gradient, structure, "constant") ** 2
+        note("error.output.constant", "model", math.sqrt(max(kept, 0.0)))
+    for arrival in sweep(trace, gradient):
+        error = _main(trace.states[arrival.state], arrival.tensors)
+        if not _is_by_node(error, structure):
+            continue
+        for kind in get_args(Kind):
+            value = _deviation(error, structure, kind)
+            note(f"error.deviation.{kind}", f"state:{arrival.state}", value)
+    return rows
+
+
+def best_constant_loss(trace: Trace, component: Tensor | None = None) -> float:
+    r"""The loss of the best output that is the same for all nodes.
+
+    A network that has smoothed its features to constants cannot do better, whatever its
+    last layer; with no lower loss it has learnt nothing from the nodes. For squared
+    errors it is the variance of the labels, for cross-entropy their entropy.
+
+    Args:
+        trace: The network, whose problem has a loss.
+        component: Index of the component of each output row, for one constant on each.
+            Default: one for all.
+
+    Returns:
+        The loss; the search by L-BFGS from zero finds the minimum of a convex loss, or
+        comes near to one that is at infinity. NaN without labels.
+    """
+    rows = len(trace.output)
+    if component is None:
+        component = torch.zeros(rows, dtype=torch.long, device=trace.output.device)
+    shape = (int(component.max()) + 1, *trace.output.shape[1:])
+    constants = trace.output.new_zeros(shape, dtype=torch.float64).requires_grad_()
+    search = torch.optim.LBFGS(
+        [constants],
+        max_iter=MAX_STEPS,
+        tolerance_grad=1e-10,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        with torch.enable_grad():
+            output = constants[component].to(trace.output.dtype)
+            value = trace.problem.loss_of(output)
+            if value is None:
+                return constants.new_tensor(math.nan)
+            value.backward()
+        return value.detach()
+
+    search.step(loss)  # pyright: ignore[reportArgumentType]
+    return float(loss())
+
+
+def _main(state: State, tensors: tuple[Tensor, ...]) -> Tensor:
+    """The part of a cotangent that belongs to what the last layer made."""
+    return tensors[next(i for i, t in enumerate(state.tensors) if t is state.main)]
+
+
+def _is_by_node(error: Tensor, structure: GraphStructure) -> bool:
+    return error.dim() == 2 and error.shape[0] == structure.num_nodes
+
+
+def _deviation(error: Tensor, structure: GraphStructure, kind: Kind) -> float:
+    """Share of an error signal beside what the propagation leaves alone."""
+    rows = error.detach().double()
+    size = float(rows.abs().max()) if rows.numel() else 0.0
+    if size == 0 or not math.isfinite(size):
+        return math.nan
+    rows = rows / size
+    rest = rows - structure.kernel_part(rows, kind)
+    return min(float(rest.norm() / rows.norm()), 1.0)
