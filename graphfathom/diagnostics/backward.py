@@ -71,7 +71,9 @@ def best_constant_loss(trace: Trace, component: Tensor | None = None) -> float:
 
     A network that has smoothed its features to constants cannot do better, whatever its
     last layer; with no lower loss it has learnt nothing from the nodes. For squared
-    errors it is the variance of the labels, for cross-entropy their entropy.
+    errors it is the variance of the labels, for cross-entropy their entropy. The loss
+    must be defined and bounded below for outputs of any value, as these are; that of
+    log-probabilities is not.
 
     Args:
         trace: The network, whose problem has a loss.
