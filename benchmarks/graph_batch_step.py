@@ -1,6 +1,6 @@
 """A training step on a batch of 512 small graphs, against PyG's own layers.
 
-Command: ``python benchmarks/graph_batch_step.py`` (about four minutes on two cores).
+Command: ``python benchmarks/graph_batch_step.py`` (about two minutes on two cores).
 The aims are a factor of 4 for 10 layers on the edges, and of 5 for 10 layers that each
 read 10 shells, over one convolution per shell. The second is not reached: the linear
 maps, the same on both sides, take most of our time. Beside them, for information: layer
