@@ -10,60 +10,83 @@ vanish with it, whatever the loss; see :mod:`graphfathom.theory.backward`.
 from __future__ import annotations
 
 import math
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor
 
-from graphfathom.diagnostics.gradients import loss_gradient, sweep
 from graphfathom.diagnostics.observations import Observation
 from graphfathom.diagnostics.structure import GraphStructure, Kind
-from graphfathom.diagnostics.trace import State, Trace
 
-__all__ = ["backward_observations", "best_constant_loss"]
+if TYPE_CHECKING:
+    from graphfathom.diagnostics.trace import State, Trace
+
+__all__ = ["best_constant_loss", "output_errors", "state_errors"]
 
 MAX_STEPS = 200
 """Evaluations of the loss in the search for the best constants."""
 
 
-def backward_observations(trace: Trace, structure: GraphStructure) -> list[Observation]:
-    r"""How much the error signal of each state, and of the output, differs by node.
+def output_errors(
+    trace: Trace, gradient: Tensor, structure: GraphStructure
+) -> list[Observation]:
+    r"""What of the error of the output reaches deep layers where errors smooth.
+
+    ``error.output.constant`` is the share :math:`\|\Pi G\|_F / \|G\|_F` of the means
+    over components.
+
+    Args:
+        trace: The network.
+        gradient: Gradient of the loss in the output.
+        structure: The graph of its N nodes.
+
+    Returns:
+        Empty if the rows of the output are not the nodes; NaN stands where the error is
+        exactly zero.
+    """
+    if not _is_by_node(gradient, structure):
+        return []
+    kept = 1 - _deviation(gradient, structure, "constant") ** 2
+    value = math.sqrt(max(kept, 0.0))
+    name = "error.output.constant"
+    return [Observation(name, "model", value, None, "1", trace.precision)]
+
+
+def state_errors(
+    trace: Trace, k: int, cotangent: tuple[Tensor, ...], structure: GraphStructure
+) -> list[Observation]:
+    r"""How much the error signal of state k differs between nodes.
 
     .. math:: \|Q G_k\|_F / \|G_k\|_F
 
     with :math:`Q = I - \Pi` and :math:`\Pi` the projection onto what the propagation
     leaves alone: component constants (``error.deviation.constant``) or multiples of the
-    root of the degrees (``error.deviation.degree``). For the error of the output,
-    ``error.output.constant`` is the share :math:`\|\Pi G\|_F / \|G\|_F` of its means,
-    all that reaches deep layers where errors smooth.
+    root of the degrees (``error.deviation.degree``).
 
     Args:
         trace: The network.
+        k: Index of the state.
+        cotangent: Gradient of the loss in the state, times any number.
         structure: The graph of its N nodes.
 
     Returns:
-        Empty without labels. States whose rows are not the nodes are left out; NaN
-        stands where the signal is exactly zero.
+        Empty if the rows of the state are not the nodes; NaN stands where the signal is
+        exactly zero.
     """
-    gradient = loss_gradient(trace)
-    if gradient is None:
+    error = _main(trace.states[k], cotangent)
+    if not _is_by_node(error, structure):
         return []
-    rows: list[Observation] = []
-
-    def note(name: str, place: str, value: float) -> None:
-        rows.append(Observation(name, place, value, None, "1", trace.precision))
-
-    if _is_by_node(gradient, structure):
-        kept = 1 - _deviation(gradient, structure, "constant") ** 2
-        note("error.output.constant", "model", math.sqrt(max(kept, 0.0)))
-    for arrival in sweep(trace, gradient):
-        error = _main(trace.states[arrival.state], arrival.tensors)
-        if not _is_by_node(error, structure):
-            continue
-        for kind in get_args(Kind):
-            value = _deviation(error, structure, kind)
-            note(f"error.deviation.{kind}", f"state:{arrival.state}", value)
-    return rows
+    return [
+        Observation(
+            f"error.deviation.{kind}",
+            f"state:{k}",
+            _deviation(error, structure, kind),
+            None,
+            "1",
+            trace.precision,
+        )
+        for kind in get_args(Kind)
+    ]
 
 
 def best_constant_loss(trace: Trace, component: Tensor | None = None) -> float:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from graphfathom.diagnostics.backward import output_errors, state_errors
 from graphfathom.diagnostics.jacobian import state_size
 from graphfathom.diagnostics.observations import Observation
+from graphfathom.diagnostics.structure import GraphStructure
 from graphfathom.diagnostics.trace import Trace
 from graphfathom.linalg.vector import gaussian_vector, stable_norm
 
@@ -74,18 +76,23 @@ def sweep(
         yield Arrival(k - 1, scale, tensors, log10_weights)
 
 
-def gradient_observations(trace: Trace) -> list[Observation]:
+def gradient_observations(
+    trace: Trace, structure: GraphStructure | None = None
+) -> list[Observation]:
     r"""Gradient of the loss in every state and in every layer's weights.
 
     Names: ``gradient.state``, ``gradient.state.relative`` (to the last state),
-    ``gradient.weights``; all are decimal logarithms of Frobenius norms. Empty if the
-    problem has no labels.
+    ``gradient.weights``; all are decimal logarithms of Frobenius norms. With the graph
+    also how much errors differ between nodes, see
+    :mod:`graphfathom.diagnostics.backward`. Empty if the problem has no labels.
     """
     gradient = loss_gradient(trace)
     if gradient is None:
         return []
     dtype = trace.precision
     rows: list[Observation] = []
+    if structure is not None:
+        rows += output_errors(trace, gradient, structure)
     last = math.nan
     for arrival in sweep(trace, gradient, weights=True):
         k, norm = arrival.state, arrival.log10_norm(trace)
@@ -103,6 +110,8 @@ def gradient_observations(trace: Trace) -> list[Observation]:
                 dtype,
             ),
         ]
+        if structure is not None:
+            rows += state_errors(trace, k, arrival.tensors, structure)
         if k < trace.num_layers and not math.isnan(arrival.log10_weights):
             value = arrival.log10_weights
             place = f"layer:{k + 1}"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphfathom.diagnostics import backward, facts, gradients, numerics, spectra
+from graphfathom.diagnostics import facts, gradients, numerics, spectra
 from graphfathom.diagnostics.controls import copy_of, mlp, output_of, shallow
 from graphfathom.diagnostics.energy import energy_observations
 from graphfathom.diagnostics.findings import find
@@ -220,11 +220,8 @@ class Session:
                 "No energies: they need one edge_index between nodes of one type."
             )
         with self.stage("gradients"):
-            self.rows += gradients.gradient_observations(self.trace)
+            self.rows += gradients.gradient_observations(self.trace, structure)
             self.rows += gradients.gain_observations(self.trace, self.generator())
-        if structure is not None:
-            with self.stage("error signals"):
-                self.rows += backward.backward_observations(self.trace, structure)
         self._layer_maps()
         if max_seconds is not None:
             deepen(self, self.trace, structure, max_seconds)

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.nn import GCN
 
-from graphfathom.diagnostics.backward import backward_observations, best_constant_loss
+from graphfathom.diagnostics.backward import best_constant_loss
+from graphfathom.diagnostics.gradients import gradient_observations
 from graphfathom.diagnostics.observations import Observations
 from graphfathom.diagnostics.structure import GraphStructure
 from graphfathom.diagnostics.trace import Trace, capture
@@ -52,7 +53,7 @@ def projection(data: Data, kind: str) -> Tensor:
 def test_deviation_against_dense_projections(data: Data) -> None:
     data = labelled(data)
     trace = traced(data)
-    table = Observations(backward_observations(trace, structure_of(data)))
+    table = Observations(gradient_observations(trace, structure_of(data)))
     x = trace.states[0].main.detach()
     states: list[Tensor] = []
     model = trace.problem.model
@@ -79,7 +80,7 @@ def test_deviation_against_dense_projections(data: Data) -> None:
 def test_errors_smooth_on_their_way_back() -> None:
     data = labelled(random_graph())
     trace = traced(data, depth=30)
-    table = Observations(backward_observations(trace, structure_of(data)))
+    table = Observations(gradient_observations(trace, structure_of(data)))
     last = table.value("error.deviation.degree", "state:30")
     middle = table.value("error.deviation.degree", "state:15")
     assert middle < 1e-2 * last
@@ -88,9 +89,9 @@ def test_errors_smooth_on_their_way_back() -> None:
 def test_without_labels_and_with_one_node() -> None:
     data = random_graph()
     del data.y
-    assert backward_observations(traced(data), structure_of(data)) == []
+    assert gradient_observations(traced(data), structure_of(data)) == []
     data = labelled(one_node())
-    rows = Observations(backward_observations(traced(data), structure_of(data)))
+    rows = Observations(gradient_observations(traced(data), structure_of(data)))
     assert rows.value("error.deviation.constant", "state:4") == 0.0
     assert rows.value("error.output.constant") == 1.0
 
