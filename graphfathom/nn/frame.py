@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch_geometric.nn import Linear
 
 from graphfathom.nn.dropout import dropout as drop
+from graphfathom.nn.khop import Shells, khop_adjacency
 from graphfathom.nn.model_parts import (
     build_activation,
     check_choice,
+    check_rates,
     check_sizes,
     reset_parameters,
     takes,
@@ -102,8 +104,7 @@ class GraphNetwork(nn.Module):
             num_layers=num_layers,
         )
         check_choice("checkpoint", checkpoint, CHECKPOINTS)
-        if not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1). Got {dropout}.")
+        check_rates(dropout=dropout)
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels
         self.out_channels = out_channels
@@ -145,6 +146,23 @@ class GraphNetwork(nn.Module):
             What is passed to layers in the place of ``edge_index``, and by name.
         """
         return edge_index, given
+
+    def shells(
+        self, x: Tensor, given: dict[str, Any], num_hops: int, **options: Any
+    ) -> Shells:
+        """What :meth:`graph` returns in a network that reads shells and no edges.
+
+        Args:
+            x: The encoded features.
+            given: As :meth:`graph` has it.
+            num_hops: Number of shells.
+            options: Of :func:`~graphfathom.nn.khop.khop_adjacency`.
+
+        Raises:
+            ValueError: If the data has no shells.
+        """
+        pairs = given["shell_index"], given["shell_hop"]
+        return khop_adjacency(*pairs, x.size(0), num_hops, dtype=x.dtype, **options)
 
     def start(self, x: Tensor, graph: Any, given: dict[str, Any]) -> State:
         """The first state, from encoded features and what :meth:`graph` returned."""

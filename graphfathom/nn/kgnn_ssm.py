@@ -116,7 +116,6 @@ class kGNNSSM(GNNSSM):
             self.num_layers,
             add_self_loops=first.add_self_loops,
             normalize=first.normalize,
-            batch=given["batch"],
             dtype=h.dtype,
         )
         return tuple(shells[k] for k in hops), given

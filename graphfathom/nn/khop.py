@@ -129,7 +129,6 @@ def khop_adjacency(
     *,
     add_self_loops: bool = True,
     normalize: bool = True,
-    batch: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Shells:
     r"""The matrices that layers of GCN would multiply with, one for each shell.
@@ -142,7 +141,6 @@ def khop_adjacency(
         add_self_loops: Whether each shell also has the node itself.
         normalize: Whether entries are :math:`1/\sqrt{d_i d_j}` with the degrees in the
             shell, or 1.
-        batch: Graph of each node. Not needed: no shell reaches another graph.
         dtype: Precision of the values. torch's default if None.
 
     Raises:

@@ -19,8 +19,9 @@ __all__ = [
     "build_convs",
     "build_norms",
     "check_choice",
-    "check_finite",
+    "check_nonnegative",
     "check_positive",
+    "check_rates",
     "check_sizes",
     "reset_parameters",
     "takes",
@@ -46,10 +47,8 @@ def build_convs(
             f" that returns a layer. Got {type(conv).__name__}: each layer has its own "
             "weights, so pass the class, not an instance or a name."
         )
-    if identity_mapping is not None and not 0 < identity_mapping < math.inf:
-        raise ValueError(
-            f"`identity_mapping` must be a positive number. Got {identity_mapping}."
-        )
+    if identity_mapping is not None:
+        check_positive(identity_mapping=identity_mapping)
     convs = nn.ModuleList()
     for layer in range(1, num_layers + 1):
         module = conv(channels, channels, **arguments)
@@ -182,12 +181,23 @@ def check_positive(**values: float) -> None:
             raise ValueError(f"`{name}` must be a positive number. Got {value!r}.")
 
 
-def check_finite(**values: float) -> None:
-    """Refuse what is not a finite number.
+def check_nonnegative(**values: float) -> None:
+    """Refuse numbers that are negative or not finite.
+
+    Raises:
+        ValueError: If one is.
+    """
+    for name, value in values.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"`{name}` must be a number >= 0. Got {value!r}.")
+
+
+def check_rates(**rates: float) -> None:
+    """Refuse probabilities of dropping something that are not in [0, 1).
 
     Raises:
         ValueError: If one is not.
     """
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise ValueError(f"`{name}` must be a finite number. Got {value!r}.")
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise ValueError(f"`{name}` must be in [0, 1). Got {rate}.")

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch_geometric.nn import Linear
 
 from graphfathom.nn.abstract_state_space import as_part, as_transition
+from graphfathom.nn.abstract_transition import finite
 from graphfathom.nn.dropout import dropout as drop
 from graphfathom.nn.model_parts import (
     build_activation,
     build_convs,
     build_norms,
     check_choice,
+    check_rates,
     check_sizes,
     reset_parameters,
     takes,
@@ -190,7 +192,8 @@ class GNNSSM(nn.Module):
         )
         check_choice("checkpoint", checkpoint, CHECKPOINTS)
         check_choice("dropout_on", dropout_on, PLACES)
-        self._check_numbers(dropout, strength)
+        check_rates(dropout=dropout)
+        finite("strength", strength)
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels
         self.out_channels = out_channels
@@ -223,13 +226,6 @@ class GNNSSM(nn.Module):
         first = self.inner_convs()[0]
         self._taken = {name for name in OPTIONAL if takes(first, name)}
         warn_if_growing(self.state, num_layers)
-
-    @staticmethod
-    def _check_numbers(dropout: float, strength: float) -> None:
-        if not 0 <= dropout < 1:
-            raise ValueError(f"`dropout` must be in [0, 1). Got {dropout}.")
-        if not math.isfinite(strength):
-            raise ValueError(f"`strength` must be a finite number. Got {strength}.")
 
     @property
     def num_steps(self) -> int:

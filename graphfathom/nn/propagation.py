@@ -39,6 +39,7 @@ __all__ = [
     "gcn_adjacency",
     "propagate",
     "propagate_linear",
+    "share_adjacency",
     "shared",
 ]
 
@@ -253,6 +254,28 @@ def adjacency_for(
         if blocks is not None:
             return blocks
     return compressed(*entries, constant=edge_weight is None)
+
+
+def share_adjacency(
+    convs: Iterable[nn.Module], x: Tensor, edge_index: Any, given: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """What layers are called with: the adjacency they share, or what was given.
+
+    Args:
+        convs: The layers.
+        x: Features of the nodes.
+        edge_index: The graph.
+        given: ``edge_weight`` and ``batch``, and what else there is, by name.
+
+    Returns:
+        What to pass in the place of ``edge_index``, and by name: without the weights,
+        where an adjacency has them.
+    """
+    weight, batch = given["edge_weight"], given["batch"]
+    adjacency = adjacency_for(convs, edge_index, weight, x.size(0), x.dtype, batch)
+    if adjacency is None:
+        return edge_index, given
+    return adjacency, given | {"edge_weight": None}
 
 
 # Checks -------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch_geometric.nn import AntiSymmetricConv
 
+from graphfathom.nn.abstract_transition import finite
 from graphfathom.nn.frame import Act, GraphNetwork
-from graphfathom.nn.model_parts import check_choice, check_finite, check_positive
-from graphfathom.nn.propagation import GCNConv, adjacency_for
+from graphfathom.nn.model_parts import check_choice, check_positive
+from graphfathom.nn.propagation import GCNConv, share_adjacency
 from graphfathom.nn.zoo.sum_conv import SumConv
 
 __all__ = ["ADGN", "ADGNLayer"]
@@ -42,7 +43,7 @@ class ADGNLayer(AntiSymmetricConv):
     ) -> None:
         check_choice("aggregator", aggregator, tuple(AGGREGATORS))
         check_positive(epsilon=epsilon)
-        check_finite(gamma=gamma)
+        finite("gamma", gamma)
         phi: Any = AGGREGATORS[aggregator](channels)
         super().__init__(channels, phi, 1, epsilon, gamma, act)
 
@@ -128,10 +129,5 @@ class ADGN(GraphNetwork):
         self, x: Tensor, edge_index: Any, given: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         """With GCN the one adjacency that all layers multiply with."""
-        layers: Any = self.layers
-        weight = given["edge_weight"]
-        phis = [layer.phi for layer in layers]
-        adjacency = adjacency_for(phis, edge_index, weight, x.size(0), x.dtype)
-        if adjacency is None:
-            return edge_index, given
-        return adjacency, given | {"edge_weight": None}
+        convs: list[Any] = [layer.phi for layer in self.layers]
+        return share_adjacency(convs, x, edge_index, given)

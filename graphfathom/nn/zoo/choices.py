@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch_geometric.nn import (
 )
 
 from graphfathom.nn.model_parts import build_convs, build_norms, check_choice, takes
-from graphfathom.nn.propagation import GCNConv, adjacency_for
+from graphfathom.nn.propagation import GCNConv
 
 __all__ = [
     "CONVS",
@@ -26,10 +26,10 @@ __all__ = [
     "Norm",
     "build_conv",
     "build_norm",
-    "check_rates",
+    "edge_names",
+    "is_by_graph",
     "name_of",
     "normalize",
-    "share_adjacency",
     "taken_by",
 ]
 
@@ -40,6 +40,8 @@ def _gin(in_channels: int, out_channels: int, depth: int = 1) -> GINConv:
         parts += [nn.ReLU(), nn.Linear(out_channels, out_channels)]
     return GINConv(nn.Sequential(*parts), train_eps=True)
 
+
+EDGES = ("edge_weight", "edge_attr")
 
 Conv = str | Callable[[int, int], nn.Module]
 """One of :data:`CONVS`, or ``conv(in_channels, out_channels)`` returns a module."""
@@ -95,24 +97,17 @@ def build_norm(norm: Norm, channels: int) -> nn.Module | None:
     return None if norms is None else norms[0]
 
 
-def share_adjacency(
-    layers: Iterable[Any], x: Tensor, edge_index: Any, given: dict[str, Any]
-) -> tuple[Any, dict[str, Any]]:
-    """The one adjacency of layers whose ``conv`` are GCN's; else what was given."""
-    convs = [layer.conv for layer in layers]
-    weight, batch = given["edge_weight"], given["batch"]
-    adjacency = adjacency_for(convs, edge_index, weight, x.size(0), x.dtype, batch)
-    if adjacency is None:
-        return edge_index, given
-    return adjacency, given | {"edge_weight": None}
+def edge_names(conv: nn.Module) -> frozenset[str]:
+    """Which of weights and features of edges a layer takes: looked up once."""
+    return frozenset(name for name in EDGES if takes(conv, name))
 
 
-def taken_by(conv: nn.Module, **given: Tensor | None) -> dict[str, Tensor]:
-    """Weights and features of edges, those that there are and a layer takes."""
+def taken_by(names: frozenset[str], **given: Tensor | None) -> dict[str, Tensor]:
+    """Weights and features of edges, those that there are and that are taken."""
     return {
         name: value
         for name, value in given.items()
-        if value is not None and takes(conv, name)
+        if value is not None and name in names
     }
 
 
@@ -121,19 +116,20 @@ def name_of(choice: Any) -> Any:
     return getattr(choice, "__name__", choice)
 
 
-def check_rates(**rates: float) -> None:
-    """Refuse probabilities of dropping something that are not in [0, 1).
+def normalize(norm: Any, x: Tensor, batch: Tensor | None, by_graph: bool) -> Tensor:
+    """What a normalisation, or none, makes of the features of some graphs.
 
-    Raises:
-        ValueError: If one is not.
+    Args:
+        norm: The normalisation, or None.
+        x: The features.
+        batch: Graph of each node.
+        by_graph: Whether the normalisation takes ``batch``, see :func:`is_by_graph`.
     """
-    for name, rate in rates.items():
-        if not 0 <= rate < 1:
-            raise ValueError(f"`{name}` must be in [0, 1). Got {rate}.")
-
-
-def normalize(norm: Any, x: Tensor, batch: Tensor | None) -> Tensor:
-    """What a normalisation, or none, makes of the features of some graphs."""
     if norm is None:
         return x
-    return norm(x, batch=batch) if takes(norm, "batch") else norm(x)
+    return norm(x, batch=batch) if by_graph else norm(x)
+
+
+def is_by_graph(norm: nn.Module | None) -> bool:
+    """Whether a normalisation is told the graph of each node: looked up once."""
+    return norm is not None and takes(norm, "batch")

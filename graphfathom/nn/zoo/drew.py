@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.nn.inits import glorot
 
 from graphfathom.nn.frame import Act, GraphNetwork
-from graphfathom.nn.khop import Shells, khop_adjacency, propagate_linear_shells
+from graphfathom.nn.khop import Shells, propagate_linear_shells
 
 __all__ = ["DRew", "DRewConv"]
 
@@ -168,13 +168,5 @@ class DRew(GraphNetwork):
         self, x: Tensor, edge_index: Any, given: dict[str, Any]
     ) -> tuple[Shells, dict[str, Any]]:
         """The matrices of the shells, in the place of the edges."""
-        shells = khop_adjacency(
-            given["shell_index"],
-            given["shell_hop"],
-            x.size(0),
-            self.num_hops,
-            add_self_loops=self.self_loops,
-            batch=given["batch"],
-            dtype=x.dtype,
-        )
+        shells = self.shells(x, given, self.num_hops, add_self_loops=self.self_loops)
         return shells, given

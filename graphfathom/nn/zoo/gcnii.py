@@ -11,6 +11,7 @@ from torch_geometric.nn import GCN2Conv
 
 from graphfathom.nn.dropout import dropout as drop
 from graphfathom.nn.frame import Act, GraphNetwork
+from graphfathom.nn.model_parts import check_nonnegative
 from graphfathom.nn.recompute import State
 
 __all__ = ["GCNII", "GCNIILayer"]
@@ -154,5 +155,4 @@ class GCNII(GraphNetwork):
 def _check(alpha: float, theta: float) -> None:
     if not 0 <= alpha <= 1:
         raise ValueError(f"`alpha` must be in [0, 1]. Got {alpha}.")
-    if not 0 <= theta < torch.inf:
-        raise ValueError(f"`theta` must be a number >= 0. Got {theta}.")
+    check_nonnegative(theta=theta)

@@ -11,7 +11,7 @@ from torch_geometric.nn import Linear
 
 from graphfathom.nn.adjacency import Adjacency, gcn_adjacency
 from graphfathom.nn.frame import Act, GraphNetwork
-from graphfathom.nn.khop import Shells, khop_adjacency
+from graphfathom.nn.khop import Shells
 from graphfathom.nn.model_parts import check_sizes, reset_parameters
 from graphfathom.nn.propagation import propagate
 from graphfathom.nn.recompute import State
@@ -205,16 +205,8 @@ class GLSTM(GraphNetwork):
         if not self.khop:
             graph = gcn_adjacency(edge_index, None, size, normalize=False, dtype=dtype)
             return graph, given
-        shells = khop_adjacency(
-            given["shell_index"],
-            given["shell_hop"],
-            size,
-            self.num_layers,
-            add_self_loops=False,
-            normalize=False,
-            batch=given["batch"],
-            dtype=dtype,
-        )
+        options = {"add_self_loops": False, "normalize": False}
+        shells = self.shells(x, given, self.num_layers, **options)
         return shells, given
 
     def start(self, x: Tensor, graph: Any, given: dict[str, Any]) -> State:

@@ -11,15 +11,17 @@ from torch_geometric.nn import GPSConv
 
 from graphfathom.nn.dropout import dropout
 from graphfathom.nn.frame import Act, GraphNetwork
+from graphfathom.nn.model_parts import check_rates
+from graphfathom.nn.propagation import share_adjacency
 from graphfathom.nn.zoo.choices import (
     Conv,
     Norm,
     build_conv,
     build_norm,
-    check_rates,
+    edge_names,
+    is_by_graph,
     name_of,
     normalize,
-    share_adjacency,
     taken_by,
 )
 
@@ -64,6 +66,7 @@ class GPSLayer(GPSConv):
         between: Any = act if isinstance(act, nn.Module) else _Apply(act)
         super().__init__(channels, conv, heads, layer_dropout, between, norm=None)
         self.norm1, self.norm2, self.norm3 = (norm(channels) for _ in range(3))
+        self._edges, self._by_graph = edge_names(conv), is_by_graph(self.norm1)
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
@@ -82,16 +85,17 @@ class GPSLayer(GPSConv):
     ) -> Tensor:
         """Node features to node features of the same width."""
         conv: Any = self.conv
-        edges = taken_by(conv, edge_weight=edge_weight, edge_attr=edge_attr)
+        edges = taken_by(self._edges, edge_weight=edge_weight, edge_attr=edge_attr)
         parts = []
         for norm, h in (
             (self.norm1, conv(x, edge_index, **edges)),
             (self.norm2, self._attend(x, batch)),
         ):
             h = dropout(h, self.dropout, self.training)
-            parts.append(normalize(norm, h + x, batch))
+            parts.append(normalize(norm, h + x, batch, self._by_graph))
         out = parts[0] + parts[1]
-        return normalize(self.norm3, out + self.mlp(out), batch)
+        out = out + self.mlp(out)
+        return normalize(self.norm3, out, batch, self._by_graph)
 
     def _attend(self, x: Tensor, batch: Tensor | None) -> Tensor:
         """Attention of each node to all nodes of its graph."""
@@ -199,7 +203,8 @@ class GPS(GraphNetwork):
         self, x: Tensor, edge_index: Any, given: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         """One adjacency for all layers, if they are GCN's."""
-        return share_adjacency(self.layers, x, edge_index, given)
+        convs: list[Any] = [layer.conv for layer in self.layers]
+        return share_adjacency(convs, x, edge_index, given)
 
 
 def _places(batch: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from graphfathom.nn.frame import Act, GraphNetwork
-from graphfathom.nn.model_parts import build_convs, check_choice, takes
+from graphfathom.nn.model_parts import build_convs, check_choice
 from graphfathom.nn.propagation import GCNConv
+from graphfathom.nn.zoo.choices import edge_names, taken_by
 
 __all__ = ["GradientGating", "GradientGatingConv"]
 
@@ -44,7 +45,7 @@ class GradientGatingConv(MessagePassing):
         convs = build_convs(conv, channels, 2, None, {})
         self.conv: Any = convs[0]
         self.gate: Any = convs[1]
-        self._weighted = takes(self.conv, "edge_weight")
+        self._edges = edge_names(self.conv)
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
@@ -56,7 +57,7 @@ class GradientGatingConv(MessagePassing):
         self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None
     ) -> Tensor:
         """Node features to node features of the same width."""
-        given = {"edge_weight": edge_weight} if self._weighted else {}
+        given = taken_by(self._edges, edge_weight=edge_weight)
         proposed = self.act(self.conv(x, edge_index, **given))
         gated = self.act(self.gate(x, edge_index, **given))
         rate = self.propagate(edge_index, x=gated).tanh()

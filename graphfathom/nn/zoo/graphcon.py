@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +9,10 @@ from torch import Tensor, nn
 from torch_geometric.nn import Linear
 
 from graphfathom.nn.frame import Act, GraphNetwork
-from graphfathom.nn.model_parts import build_convs, check_positive, takes
-from graphfathom.nn.propagation import GCNConv, adjacency_for
+from graphfathom.nn.model_parts import build_convs, check_nonnegative, check_positive
+from graphfathom.nn.propagation import GCNConv, share_adjacency
 from graphfathom.nn.recompute import State
+from graphfathom.nn.zoo.choices import edge_names, taken_by
 
 __all__ = ["GraphCON", "GraphCONLayer"]
 
@@ -52,7 +52,7 @@ class GraphCONLayer(nn.Module):
         self.act = nn.Identity() if act is None else act
         self.conv: Any = build_convs(conv, channels, 1, None, {})[0]
         self.lin = Linear(channels, channels) if residual else None
-        self._weighted = takes(self.conv, "edge_weight")
+        self._edges = edge_names(self.conv)
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
@@ -64,7 +64,7 @@ class GraphCONLayer(nn.Module):
         self, x: Tensor, y: Tensor, edge_index: Any, edge_weight: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Features and velocities to those of the next step."""
-        given = {"edge_weight": edge_weight} if self._weighted else {}
+        given = taken_by(self._edges, edge_weight=edge_weight)
         force = self.conv(x, edge_index, **given)
         if self.lin is not None:
             force = force + self.lin(x)
@@ -143,9 +143,7 @@ class GraphCON(GraphNetwork):
         **kwargs: Any,
     ) -> None:
         check_positive(epsilon=epsilon)
-        for name, value in (("alpha", alpha), ("gamma", gamma)):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"`{name}` must be a number >= 0. Got {value!r}.")
+        check_nonnegative(alpha=alpha, gamma=gamma)
         numbers = {"epsilon": epsilon, "alpha": alpha, "gamma": gamma}
 
         def layer(k: int, act: Act) -> nn.Module:
@@ -171,11 +169,7 @@ class GraphCON(GraphNetwork):
     ) -> tuple[Any, dict[str, Any]]:
         """The one adjacency of all layers if they are GCN's, else the edges."""
         convs: list[Any] = [layer.conv for layer in self.layers]
-        weight = given["edge_weight"]
-        adjacency = adjacency_for(convs, edge_index, weight, x.size(0), x.dtype)
-        if adjacency is None:
-            return edge_index, given
-        return adjacency, given | {"edge_weight": None}
+        return share_adjacency(convs, x, edge_index, given)
 
     def start(self, x: Tensor, graph: Any, given: dict[str, Any]) -> State:
         """Features and velocities, both the encoded features."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import Linear
 
 from graphfathom.nn.frame import Act, GraphNetwork
-from graphfathom.nn.khop import Shells, gather_shells, khop_adjacency
+from graphfathom.nn.khop import Shells, gather_shells
 from graphfathom.nn.model_parts import check_positive, check_sizes, reset_parameters
 
 __all__ = ["GRED", "GREDConv", "LinearRecurrence"]
@@ -243,16 +243,8 @@ class GRED(GraphNetwork):
         self, x: Tensor, edge_index: Any, given: dict[str, Any]
     ) -> tuple[Shells, dict[str, Any]]:
         """The matrices of the shells, in the place of the edges."""
-        shells = khop_adjacency(
-            given["shell_index"],
-            given["shell_hop"],
-            x.size(0),
-            self.num_hops,
-            add_self_loops=False,
-            normalize=False,
-            batch=given["batch"],
-            dtype=x.dtype,
-        )
+        options = {"add_self_loops": False, "normalize": False}
+        shells = self.shells(x, given, self.num_hops, **options)
         return shells, given
 
 

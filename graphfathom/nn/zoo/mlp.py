@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch_geometric.nn import Linear
 
 from graphfathom.nn.frame import Act, GraphNetwork
-from graphfathom.nn.zoo.choices import Norm, build_norm, check_rates, name_of
+from graphfathom.nn.model_parts import check_rates
+from graphfathom.nn.zoo.choices import Norm, build_norm, name_of
 from graphfathom.nn.zoo.mpnn import MPNNLayer
 
 __all__ = ["MLP", "NodeLinear"]

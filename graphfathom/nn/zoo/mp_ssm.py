@@ -9,7 +9,7 @@ from torch_geometric.nn import Linear
 
 from graphfathom.nn.frame import Act, GraphNetwork
 from graphfathom.nn.model_parts import check_sizes
-from graphfathom.nn.propagation import GCNConv, adjacency_for
+from graphfathom.nn.propagation import GCNConv, share_adjacency
 from graphfathom.nn.recompute import State
 
 __all__ = ["MPSSM", "MPSSMLayer"]
@@ -140,12 +140,8 @@ class MPSSM(GraphNetwork):
         self, x: Tensor, edge_index: Any, given: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         """The adjacency of GCN, which all layers share."""
-        convs: Any = (layer.conv for layer in self.layers)
-        weight = given["edge_weight"]
-        adjacency = adjacency_for(convs, edge_index, weight, x.size(0), x.dtype)
-        if adjacency is None:
-            return edge_index, given
-        return adjacency, given | {"edge_weight": None}
+        convs: list[Any] = [layer.conv for layer in self.layers]
+        return share_adjacency(convs, x, edge_index, given)
 
     def start(self, x: Tensor, graph: Any, given: dict[str, Any]) -> State:
         """The state before the first layer of the first block."""

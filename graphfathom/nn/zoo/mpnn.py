@@ -13,17 +13,18 @@ from torch_geometric.utils import dropout_edge
 from graphfathom.nn.adjacency import is_edge_index
 from graphfathom.nn.dropout import dropout
 from graphfathom.nn.frame import Act, GraphNetwork
-from graphfathom.nn.model_parts import check_choice, reset_parameters
+from graphfathom.nn.model_parts import check_choice, check_rates, reset_parameters
+from graphfathom.nn.propagation import share_adjacency
 from graphfathom.nn.recompute import State
 from graphfathom.nn.zoo.choices import (
     Conv,
     Norm,
     build_conv,
     build_norm,
-    check_rates,
+    edge_names,
+    is_by_graph,
     name_of,
     normalize,
-    share_adjacency,
     taken_by,
 )
 
@@ -64,6 +65,7 @@ class MPNNLayer(nn.Module):
         self.keep = keep
         self.layer_dropout = layer_dropout
         self.drop_edge = drop_edge
+        self._edges, self._by_graph = edge_names(conv), is_by_graph(norm)
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
@@ -80,10 +82,11 @@ class MPNNLayer(nn.Module):
     ) -> Tensor | State:
         """Node features, what is kept, and the graph to the next state."""
         *kept, graph = rest
-        edges = taken_by(self.conv, edge_weight=edge_weight, edge_attr=edge_attr)
+        edges = taken_by(self._edges, edge_weight=edge_weight, edge_attr=edge_attr)
         if self.training and self.drop_edge:
             graph, edges = _drop_edges(graph, edges, self.drop_edge)
-        h = self.act(normalize(self.norm, self.conv(x, graph, **edges), batch))
+        h = self.conv(x, graph, **edges)
+        h = self.act(normalize(self.norm, h, batch, self._by_graph))
         h = dropout(h, self.layer_dropout, self.training)
         h = x + h if self.residual else h
         if not self.keep:
@@ -216,7 +219,8 @@ class MPNN(GraphNetwork):
         """One adjacency for all layers of GCN that see the same graph."""
         if self.training and self.drop_edge:
             return edge_index, given
-        return share_adjacency(self.layers, x, edge_index, given)
+        convs: list[Any] = [layer.conv for layer in self.layers]
+        return share_adjacency(convs, x, edge_index, given)
 
     def finish(self, state: State) -> Tensor:
         """The last features, or those of all layers together."""

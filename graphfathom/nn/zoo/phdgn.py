@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graphfathom.nn.abstract_transition import finite
 from graphfathom.nn.adjacency import Adjacency, gcn_adjacency
 from graphfathom.nn.frame import Act, GraphNetwork
 from graphfathom.nn.model_parts import (
     check_choice,
-    check_finite,
     check_positive,
     reset_parameters,
 )
@@ -197,7 +197,8 @@ class PHDGNConv(nn.Module):
         check_choice("damping", damping, DAMPINGS)
         check_choice("force", force, FORCES)
         check_positive(epsilon=epsilon)
-        check_finite(alpha=alpha, beta=beta)
+        finite("alpha", alpha)
+        finite("beta", beta)
         if channels % 2:
             raise ValueError(
                 "The width of the state must be even, half for momenta and half for "

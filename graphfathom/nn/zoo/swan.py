@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphfathom.nn.abstract_transition import finite
 from graphfathom.nn.adjacency import Adjacency, gcn_adjacency
 from graphfathom.nn.frame import Act, GraphNetwork
-from graphfathom.nn.model_parts import check_choice, check_finite, check_positive
+from graphfathom.nn.model_parts import check_choice, check_positive
 from graphfathom.nn.propagation import propagate
 
 __all__ = ["SWAN", "EdgeScore", "SWANConv", "Space", "space"]
@@ -127,7 +128,8 @@ class SWANConv(nn.Module):
         super().__init__()
         check_choice("aggregator", aggregator, AGGREGATORS)
         check_positive(epsilon=epsilon)
-        check_finite(gamma=gamma, beta=beta)
+        finite("gamma", gamma)
+        finite("beta", beta)
         self.aggregator = aggregator
         self.epsilon, self.gamma, self.beta = epsilon, gamma, beta
         self.act = act
