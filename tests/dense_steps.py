@@ -8,12 +8,19 @@ import torch
 from torch import Tensor, nn
 
 
+def shaken(module: nn.Module, std: float = 0.5) -> Any:
+    """The module with random parameters, so that no bias is 0."""
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=std)
+    return module
+
+
 @torch.no_grad()
-def shaken(model: nn.Module) -> Any:
-    """The model with random parameters, so that no bias is 0."""
-    for parameter in model.parameters():
-        parameter.copy_(torch.randn_like(parameter) / 2)
-    return model
+def perturbed(module: nn.Module) -> Any:
+    """The module with random numbers added to its parameters, biases too."""
+    for parameter in module.parameters():
+        parameter.add_(0.3 * torch.randn_like(parameter))
+    return module
 
 
 def adjacency(edge_index: Tensor, weight: Tensor | None, num_nodes: int) -> Tensor:

@@ -193,6 +193,22 @@ def test_capture_finds_every_layer_or_refuses(case: Case) -> None:
     torch.testing.assert_close(left, trace.jacobian(0, 4).rmatvec(w) @ v)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIRST.values())
+def test_256_layers_can_be_diagnosed(name: str) -> None:
+    case, data = ALL[name], graphs()[0]
+    data.y = torch.arange(data.num_nodes) % 2
+    model = built(case, num_layers=256, **case.deep)
+    if case.refused is not None:
+        with pytest.raises(CaptureError, match=case.refused):
+            gf.diagnose(model, data)
+        return
+    report = gf.diagnose(model, data, controls="none")
+    places, values = report.observations.series("gradient.state")
+    assert list(places) == list(range(257))
+    assert not torch.tensor(values).isnan().any()
+
+
 @EVERY
 def test_stabilize_or_a_reason(case: Case) -> None:
     model, data = built(case).eval(), graphs()[0]

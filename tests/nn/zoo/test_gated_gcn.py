@@ -6,17 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from dense_steps import shaken
 from graphs import GRAPHS, random_graph
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from graphfathom.nn.zoo.gated_gcn import GatedGCN
-
-
-def randomised(module: nn.Module) -> Any:
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    return module
 
 
 def with_edges(data: Data) -> Data:
@@ -62,7 +57,7 @@ def dense(model: Any, x: Tensor, e: Tensor, data: Data) -> Tensor:
 def test_forward_is_the_dense_equation(
     share_weights: bool, norm: str | None, edge_dim: int | None
 ) -> None:
-    model = randomised(
+    model = shaken(
         GatedGCN(3, 8, 2, 3, edge_dim, norm=norm, share_weights=share_weights)
     )
     for name in ("path", "random", "directed", "isolated node"):
@@ -75,7 +70,7 @@ def test_forward_is_the_dense_equation(
 
 def test_equal_gates_give_the_mean() -> None:
     data = random_graph()
-    model = randomised(GatedGCN(3, 8, 2, 1, norm=None, act=None))
+    model = shaken(GatedGCN(3, 8, 2, 1, norm=None, act=None))
     (layer,) = model.layers
     for lin in (layer.lin_edge, layer.lin_target, layer.lin_source):
         nn.init.zeros_(lin.weight)
@@ -91,7 +86,7 @@ def test_equal_gates_give_the_mean() -> None:
 
 def test_a_closed_gate_lets_nothing_through() -> None:
     data = random_graph()
-    model = randomised(GatedGCN(3, 8, 2, 1, norm=None))
+    model = shaken(GatedGCN(3, 8, 2, 1, norm=None))
     (layer,) = model.layers
     shut = data.edge_index[0] == 0
     e = torch.zeros(data.num_edges, 8)

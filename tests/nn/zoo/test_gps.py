@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from dense_steps import perturbed
 from graphs import random_graph, two_components
 from torch import Tensor, nn
 from torch_geometric.data import Batch
@@ -16,13 +17,6 @@ from graphfathom.nn import GCNConv
 from graphfathom.nn.zoo.gps import GPS, GPSLayer
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
-
-
-def perturbed(model: nn.Module) -> Any:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
 
 
 def joined() -> Batch:

@@ -7,19 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from dense_steps import shaken
 from graphs import GRAPHS, isolated_node, random_graph, ring_graph
 from references import gcn, gcn_matrix
-from torch import Tensor, nn
+from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.nn import GATConv, GCNConv
 
 from graphfathom.nn.zoo.gradient_gating import GradientGating, GradientGatingConv
-
-
-def randomised(module: nn.Module) -> Any:
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    return module
 
 
 def dense_rate(gated: Tensor, data: Data, p: float, aggr: str) -> Tensor:
@@ -42,7 +37,7 @@ def test_forward_is_the_dense_equation(
     p: float, aggr: str, share_weights: bool
 ) -> None:
     options = {"p": p, "aggr": aggr, "share_weights": share_weights}
-    model = randomised(GradientGating(3, 8, 2, 3, **options))
+    model = shaken(GradientGating(3, 8, 2, 3, **options))
     for make in GRAPHS.values():
         data = make()
         smoothing = gcn_matrix(data)
@@ -58,7 +53,7 @@ def test_forward_is_the_dense_equation(
 
 def test_any_layer_is_gated() -> None:
     data, conv = random_graph(), partial(GATConv, heads=2, concat=False)
-    model = randomised(GradientGating(3, 8, 2, 2, conv, act="tanh"))
+    model = shaken(GradientGating(3, 8, 2, 2, conv, act="tanh"))
     layer, x = model.layers[0], model.encoder(data.x)
     for _ in range(2):
         rate = dense_rate(layer.gate(x, data.edge_index).tanh(), data, 2, "mean")
@@ -71,7 +66,7 @@ def test_any_layer_is_gated() -> None:
 )
 @pytest.mark.parametrize("p", [1.5, 2.0])
 def test_equal_features_stay(conv: Any, make: Any, p: float) -> None:
-    data, model = make(), randomised(GradientGating(3, 8, 2, 64, conv, p=p))
+    data, model = make(), shaken(GradientGating(3, 8, 2, 64, conv, p=p))
     x = torch.randn(3).expand(data.num_nodes, 3)
     found = model(x, data.edge_index)
     expected = model.head(model.encoder(x))
@@ -79,7 +74,7 @@ def test_equal_features_stay(conv: Any, make: Any, p: float) -> None:
 
 
 def test_a_node_without_neighbours_stays_exactly() -> None:
-    data, model = isolated_node(), randomised(GradientGating(3, 8, 2, 8))
+    data, model = isolated_node(), shaken(GradientGating(3, 8, 2, 8))
     found = model(data.x, data.edge_index)
     assert torch.equal(found[4:], model.head(model.encoder(data.x))[4:])
     assert not torch.isclose(found, model.head(model.encoder(data.x)))[:4].any()
@@ -88,7 +83,7 @@ def test_a_node_without_neighbours_stays_exactly() -> None:
 @pytest.mark.parametrize("aggr", ["mean", "sum"])
 def test_a_step_lies_between_what_is_and_what_is_proposed(aggr: str) -> None:
     data = random_graph()
-    layer = randomised(GradientGatingConv(3, aggr=aggr, act=torch.relu))
+    layer = shaken(GradientGatingConv(3, aggr=aggr, act=torch.relu))
     proposed = layer.conv(data.x, data.edge_index).relu()
     found = layer(data.x, data.edge_index)
     share = (found - data.x) / (proposed - data.x)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from dense_steps import shaken
 from graphs import GRAPHS, random_graph
 from references import dense_jacobian, gcn, gcn_matrix
 from torch import Tensor, nn
@@ -13,12 +14,6 @@ from torch_geometric.nn import GATConv
 
 from graphfathom.nn.propagation import gcn_adjacency
 from graphfathom.nn.zoo.graphcon import GraphCON, GraphCONLayer
-
-
-def randomised(module: nn.Module) -> Any:
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    return module
 
 
 def oscillator(**numbers: float) -> GraphCONLayer:
@@ -33,7 +28,7 @@ def oscillator(**numbers: float) -> GraphCONLayer:
 def test_forward_is_the_dense_equation(share_weights: bool, residual: bool) -> None:
     numbers = {"epsilon": 0.7, "alpha": 0.3, "gamma": 1.2}
     shape = {"share_weights": share_weights, "residual": residual}
-    model = randomised(GraphCON(3, 8, 2, 3, act="tanh", **numbers, **shape))
+    model = shaken(GraphCON(3, 8, 2, 3, act="tanh", **numbers, **shape))
     for make in GRAPHS.values():
         data = make()
         smoothing = gcn_matrix(data)
@@ -50,7 +45,7 @@ def test_forward_is_the_dense_equation(share_weights: bool, residual: bool) -> N
 
 
 def test_any_layer_is_the_coupling() -> None:
-    data, model = random_graph(), randomised(GraphCON(3, 8, 2, 3, GATConv))
+    data, model = random_graph(), shaken(GraphCON(3, 8, 2, 3, GATConv))
     conv = model.layers[0].conv
     x = y = model.encoder(data.x)
     for _ in range(3):
@@ -72,7 +67,7 @@ def test_edge_weights_reach_the_layers_that_take_them() -> None:
 
 
 def test_edges_and_their_adjacency_are_the_same_graph() -> None:
-    data, layer = random_graph(), randomised(GraphCONLayer(3))
+    data, layer = random_graph(), shaken(GraphCONLayer(3))
     weight, y = torch.rand(data.num_edges), torch.randn(8, 3)
     found = layer(data.x, y, gcn_adjacency(data.edge_index, weight))
     expected = layer(data.x, y, data.edge_index, weight)
@@ -119,7 +114,7 @@ def test_jacobian_of_a_step_and_its_volume() -> None:
     epsilon, alpha, gamma = 0.6, 0.5, 1.3
     data, (n, d) = random_graph(), (8, 3)
     numbers = {"epsilon": epsilon, "alpha": alpha, "gamma": gamma}
-    layer = randomised(GraphCONLayer(3, act=torch.tanh, **numbers))
+    layer = shaken(GraphCONLayer(3, act=torch.tanh, **numbers))
     x, y = data.x, torch.randn(n, d)
     smoothing = gcn_matrix(data)
     slope = 1 - gcn(layer.conv, smoothing, x).tanh().square()
@@ -136,7 +131,7 @@ def test_jacobian_of_a_step_and_its_volume() -> None:
 
 
 def test_defaults_of_the_official_code_are_a_plain_network() -> None:
-    data, model = random_graph(), randomised(GraphCON(3, 8, 2, 4, epsilon=1.0))
+    data, model = random_graph(), shaken(GraphCON(3, 8, 2, 4, epsilon=1.0))
     x = model.encoder(data.x)
     for _ in range(4):
         x = model.layers[0].conv(x, data.edge_index).relu()

@@ -6,17 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from dense_steps import shaken
 from graphs import GRAPHS, random_graph
 from references import gcn_matrix
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphfathom.nn.zoo.mp_ssm import MPSSM, MPSSMLayer
-
-
-def randomised(module: nn.Module) -> Any:
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    return module
 
 
 def closed_form(layer: Any, a: Tensor, u: Tensor, num_steps: int) -> Tensor:
@@ -36,7 +31,7 @@ def closed_form(layer: Any, a: Tensor, u: Tensor, num_steps: int) -> Tensor:
 def test_forward_is_the_closed_form(
     share_weights: bool, block_size: int | None, blocks: list[int]
 ) -> None:
-    model = randomised(MPSSM(3, 8, 2, 5, block_size, share_weights=share_weights))
+    model = shaken(MPSSM(3, 8, 2, 5, block_size, share_weights=share_weights))
     assert len(model.layers) == (1 if share_weights else len(blocks))
     for make in GRAPHS.values():
         data = make()
@@ -49,7 +44,7 @@ def test_forward_is_the_closed_form(
 
 
 def test_the_jacobian_of_a_block_is_a_product_of_powers() -> None:
-    data, layer, num_steps = random_graph(), randomised(MPSSMLayer(3, torch.relu)), 4
+    data, layer, num_steps = random_graph(), shaken(MPSSMLayer(3, torch.relu)), 4
     source = torch.randn(8, 3)
 
     def block(flat: Tensor) -> Tensor:

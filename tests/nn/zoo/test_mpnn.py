@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from dense_steps import perturbed
 from graphs import random_graph, two_components
 from torch import Tensor, nn
 from torch_geometric.data import Batch
@@ -18,14 +19,6 @@ from graphfathom.nn.zoo.mpnn import MPNN, MPNNLayer
 
 DATA = random_graph()
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
-
-
-def perturbed(model: nn.Module) -> Any:
-    """All parameters random, the biases too."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return model
 
 
 def matrix() -> Tensor:

@@ -6,19 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from dense_steps import shaken
 from graphs import GRAPHS, random_graph
-from torch import Tensor, nn
+from torch import Tensor
 from torch_geometric.data import Data
 
 from graphfathom.nn.zoo.sonar import SONAR, Resistance, SONARLayer
 
 H = 0.1
-
-
-def randomised(module: nn.Module, std: float = 0.5) -> Any:
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=std)
-    return module
 
 
 def laplacian(data: Data, weight: Tensor) -> Tensor:
@@ -65,7 +60,7 @@ def stepped(layer: Any, big: Tensor, x: Tensor, v: Tensor) -> tuple[Tensor, Tens
 def test_forward_is_the_dense_equation(
     options: dict[str, Any], share_weights: bool
 ) -> None:
-    model = randomised(SONAR(3, 8, 2, 3, H, share_weights=share_weights, **options))
+    model = shaken(SONAR(3, 8, 2, 3, H, share_weights=share_weights, **options))
     for make in GRAPHS.values():
         data = make()
         x = model.encoder(data.x)
@@ -122,7 +117,7 @@ def test_a_free_wave_keeps_its_energy() -> None:
 @pytest.mark.parametrize("forcing", [True, False])
 def test_friction_and_force_change_the_energy_as_stated(forcing: bool) -> None:
     data = random_graph()
-    layer = randomised(SONARLayer(4, torch.tanh, H, forcing=forcing))
+    layer = shaken(SONARLayer(4, torch.tanh, H, forcing=forcing))
     found, powers = energies(layer, data, undirected_weights(data), 50)
     torch.testing.assert_close(found.diff(), powers, rtol=1e-9, atol=1e-9)
 
@@ -147,7 +142,7 @@ def test_constants_rest() -> None:
 @pytest.mark.parametrize("positive", ["abs", "relu"])
 def test_resistances_are_positive_and_symmetric(positive: str) -> None:
     data, x = random_graph(), torch.randn(8, 4)
-    net = randomised(Resistance(4, torch.tanh, positive), std=2.0)
+    net = shaken(Resistance(4, torch.tanh, positive), std=2.0)
     weight = net(x, data.edge_index)
     assert (weight >= 0).all()
     assert weight.any()

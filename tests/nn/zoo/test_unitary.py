@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from dense_steps import shaken
 from graphs import GRAPHS, directed_graph, random_graph
 from torch import Tensor, nn
 from torch_geometric.data import Data
@@ -22,12 +23,6 @@ from graphfathom.nn.zoo.unitary import (
 FORMS = ["separable", "lie"]
 CLOSED = 30
 """Terms after which nothing is left of the series in float64."""
-
-
-def randomised(module: nn.Module) -> Any:
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    return module
 
 
 def matrix(data: Data) -> Tensor:
@@ -55,7 +50,7 @@ def lie(layer: Any, a: Tensor, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("share_weights", [True, False])
 @pytest.mark.parametrize("form", FORMS)
 def test_forward_is_the_exact_exponential(form: str, share_weights: bool) -> None:
-    model = randomised(
+    model = shaken(
         UnitaryGCN(3, 8, 2, 3, form, num_terms=CLOSED, share_weights=share_weights)
     )
     for name, make in GRAPHS.items():
