@@ -19,17 +19,15 @@ script fails. ``ratio`` is that on the edges with ReLU, the default of PyG's mod
 from __future__ import annotations
 
 import copy
-import os
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import torch_geometric.nn
 from _claim import interleaved, parse, publish
+from _graphprop import graphprop
 from torch import Tensor, nn
 from torch_geometric.data import Batch, Data
 
@@ -38,7 +36,7 @@ from graphfathom.nn.khop import khop_adjacency, propagate_linear_shells
 from graphfathom.nn.zoo import DRew
 from graphfathom.transforms import KHopShells
 
-GRAPHS, DEPTH, WIDTH = 512, 10, 30
+GRAPHS, STORED, DEPTH, WIDTH = 512, 5120, 10, 30
 
 
 class Stack(nn.Module):
@@ -199,41 +197,16 @@ def all_shells() -> tuple[nn.Module, nn.Module]:
 
 def batch() -> tuple[Data, str]:
     """The first graphs of the training set in a random order, with their shells."""
-    folder = Path(os.environ.get("GRAPHFATHOM_DATA", "no such folder"), "graphprop")
-    files = sorted(folder.glob("graphprop_*.npz"))
-    found = stored(files[0]) if files else drawn()
+    stored, name = graphprop(STORED)
+    found = [stored[i] for i in torch.randperm(len(stored))[:GRAPHS].tolist()]
+    for graph in found:
+        graph.x = torch.rand(graph.num_nodes, 2)
     shells = KHopShells(DEPTH)
     data: Any = Batch.from_data_list([shells(graph) for graph in found])
     data.y = torch.randn(data.num_nodes, 1)
     hops = range(1, DEPTH + 1)
     data.pieces = [data.shell_index[:, data.shell_hop == hop] for hop in hops]
-    return data, "graphs of GraphProp" if files else "random graphs"
-
-
-def stored(path: Path) -> list[Data]:
-    """Graphs of GraphProp, of all families and sizes."""
-    with np.load(path) as file:
-        counts, lengths = file["train_num_nodes"], file["train_num_edges"]
-        edges = torch.from_numpy(file["train_edges"].astype(np.int64))
-    pieces = edges.split(lengths.tolist(), dim=1)
-    chosen = torch.randperm(len(counts))[:GRAPHS].tolist()
-    return [made(int(counts[i]), pieces[i]) for i in chosen]
-
-
-def drawn() -> list[Data]:
-    """Paths with chords, about as dense as the graphs of GraphProp."""
-    found = []
-    for size in torch.randint(25, 35, (GRAPHS,)).tolist():
-        chords = torch.rand(size, size).triu(2) > 0.82
-        path = torch.stack([torch.arange(size - 1), torch.arange(1, size)])
-        found.append(made(size, torch.cat([path, chords.nonzero().t()], 1)))
-    return found
-
-
-def made(size: int, pairs: Tensor) -> Data:
-    """A graph with each pair in both directions."""
-    edges = torch.cat([pairs, pairs.flip(0)], 1)
-    return Data(x=torch.rand(size, 2), edge_index=edges, num_nodes=size)
+    return data, f"graphs ({name})"
 
 
 def step(model: nn.Module, data: Data) -> Callable[[], None]:

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import torch
 from _claim import cora, interleaved, parse, publish
+from _graphprop import graphprop
 from _memory import grown
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import shortest_path
 from torch import Tensor
 from torch_geometric.data import Data
 
-from graphfathom.datasets import data_folder
 from graphfathom.transforms import KHopShells
 from graphfathom.transforms.shell_search import frontier_search, packed_search
 
@@ -38,26 +38,9 @@ TRANSFORM = KHopShells(HOPS)
 Shells = tuple[Tensor, Tensor]
 
 
-def graphprop(number: int) -> tuple[list[Data], str]:
-    """Small graphs of GraphProp where they can be had, else random ones."""
-    folder = data_folder()
-    file = next(
-        iter(sorted(folder.glob("graphprop/*.npz"))) if folder else iter(()), None
-    )
-    if file is None:
-        rng = np.random.default_rng(0)
-        sizes = rng.integers(25, 35, number).tolist()
-        # GraphProp has 3.5 edges for each node.
-        pairs = [np.triu(rng.random((n, n)) < 7 / n, 1).nonzero() for n in sizes]
-        edges, name = [np.array(ends) for ends in pairs], "random"
-    else:
-        stored = np.load(file)
-        sizes = stored["train_num_nodes"][:number].tolist()
-        ends = stored["train_num_edges"].cumsum()[:number]
-        edges = np.split(stored["train_edges"].astype(np.int64), ends, axis=1)
-        name = "GraphProp"
-    both = [torch.from_numpy(np.concatenate([e, e[::-1]], axis=1)) for e in edges]
-    found = [Data(edge_index=e, num_nodes=n) for e, n in zip(both, sizes, strict=False)]
+def small_graphs(number: int) -> tuple[list[Data], str]:
+    """The first graphs of GraphProp."""
+    found, name = graphprop(number)
     return found, f"{len(found):,} graphs ({name})"
 
 
@@ -67,7 +50,7 @@ def cora_alone(_: int) -> tuple[list[Data], str]:
     return [Data(edge_index=data.edge_index, num_nodes=data.num_nodes)], name
 
 
-GRAPHS = {"small graphs": graphprop, "Cora": cora_alone}
+GRAPHS = {"small graphs": small_graphs, "Cora": cora_alone}
 
 
 def ours(data: Data) -> Shells:
