@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, get_args
 
-import torch
 from torch import Tensor
 
 from graphfathom.diagnostics.observations import Observation
@@ -21,10 +20,7 @@ from graphfathom.diagnostics.structure import GraphStructure, Kind
 if TYPE_CHECKING:
     from graphfathom.diagnostics.trace import State, Trace
 
-__all__ = ["best_constant_loss", "output_errors", "state_errors"]
-
-MAX_STEPS = 200
-"""Evaluations of the loss in the search for the best constants."""
+__all__ = ["output_errors", "state_errors"]
 
 
 def output_errors(
@@ -87,51 +83,6 @@ def state_errors(
         )
         for kind in get_args(Kind)
     ]
-
-
-def best_constant_loss(trace: Trace, component: Tensor | None = None) -> float:
-    r"""The loss of the best output that is the same for all nodes.
-
-    A network that has smoothed its features to constants cannot do better, whatever its
-    last layer; with no lower loss it has learnt nothing from the nodes. For squared
-    errors it is the variance of the labels, for cross-entropy their entropy. The loss
-    must be defined and bounded below for outputs of any value, as these are; that of
-    log-probabilities is not.
-
-    Args:
-        trace: The network, whose problem has a loss.
-        component: Index of the component of each output row, for one constant on each.
-            Default: one for all.
-
-    Returns:
-        The loss; the search by L-BFGS from zero finds the minimum of a convex loss, or
-        comes near to one that is at infinity. NaN without labels.
-    """
-    rows = len(trace.output)
-    if component is None:
-        component = torch.zeros(rows, dtype=torch.long, device=trace.output.device)
-    shape = (int(component.max()) + 1, *trace.output.shape[1:])
-    constants = trace.output.new_zeros(shape, dtype=torch.float64).requires_grad_()
-    search = torch.optim.LBFGS(
-        [constants],
-        max_iter=MAX_STEPS,
-        tolerance_grad=1e-10,
-        tolerance_change=1e-14,
-        line_search_fn="strong_wolfe",
-    )
-
-    def loss() -> Tensor:
-        search.zero_grad()
-        with torch.enable_grad():
-            output = constants[component].to(trace.output.dtype)
-            value = trace.problem.loss_of(output)
-            if value is None:
-                return constants.new_tensor(math.nan)
-            value.backward()
-        return value.detach()
-
-    search.step(loss)  # pyright: ignore[reportArgumentType]
-    return float(loss())
 
 
 def _main(state: State, tensors: tuple[Tensor, ...]) -> Tensor:

@@ -1,8 +1,6 @@
-"""Smoothing of the error signal, against dense projections, and constant outputs."""
+"""Smoothing of the error signal, against dense projections."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
@@ -11,7 +9,6 @@ from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.nn import GCN
 
-from graphfathom.diagnostics.backward import best_constant_loss
 from graphfathom.diagnostics.gradients import gradient_observations
 from graphfathom.diagnostics.observations import Observations
 from graphfathom.diagnostics.structure import GraphStructure
@@ -94,33 +91,3 @@ def test_without_labels_and_with_one_node() -> None:
     rows = Observations(gradient_observations(traced(data), structure_of(data)))
     assert rows.value("error.deviation.constant", "state:4") == 0.0
     assert rows.value("error.output.constant") == 1.0
-
-
-@pytest.mark.parametrize("by_component", [False, True])
-def test_best_constant_of_squared_errors_is_the_mean(by_component: bool) -> None:
-    data = labelled(two_components(), classes=None)
-    trace = traced(data)
-    component = structure_of(data).component
-    groups = component if by_component else torch.zeros_like(component)
-    found = best_constant_loss(trace, component if by_component else None)
-    rest = data.y.clone()
-    for c in groups.unique():
-        rest[groups == c] -= data.y[groups == c].mean(0)
-    assert found == pytest.approx(float(rest.square().mean()), abs=1e-10)
-
-
-def test_best_constant_of_cross_entropy_is_the_entropy() -> None:
-    data = labelled(random_graph())
-    share = data.y.bincount(minlength=2).double() / len(data.y)
-    expected = float(torch.special.entr(share).sum())
-    assert best_constant_loss(traced(data)) == pytest.approx(expected, abs=1e-8)
-    data.train_mask = torch.arange(8) < 3
-    share = data.y[:3].bincount(minlength=2).double() / 3
-    expected = float(torch.special.entr(share).sum())
-    assert best_constant_loss(traced(data)) == pytest.approx(expected, abs=1e-6)
-
-
-def test_best_constant_without_labels_is_unknown() -> None:
-    data = random_graph()
-    del data.y
-    assert math.isnan(best_constant_loss(traced(data)))

@@ -282,3 +282,28 @@ def test_graphs_of_a_batch_have_no_node_accuracy() -> None:
     data.train_mask = torch.ones(7, dtype=torch.bool)
     problem = Problem(gcn(), data, lambda m, d: torch.eye(2), mask=torch.ones(2).bool())
     assert accuracy_observations(problem, torch.eye(2)) == []
+
+
+def test_best_constant_of_squared_errors_has_the_variance() -> None:
+    data = random_graph()
+    data.y = torch.randn(8, 2)
+    found = losses(Problem(gcn(), data), torch.randn(8, 2))["loss.constant"]
+    expected = (data.y - data.y.mean(0)).square().mean()
+    assert found == pytest.approx(float(expected), abs=1e-10)
+
+
+@pytest.mark.parametrize("rows", [8, 3])
+def test_best_constant_of_cross_entropy_has_the_entropy(rows: int) -> None:
+    data = random_graph()
+    data.y = torch.tensor([0, 1, 1, 0, 1, 1, 1, 0])
+    data.train_mask = torch.arange(8) < rows
+    share = data.y[:rows].bincount(minlength=2).double() / rows
+    expected = float(torch.special.entr(share).sum())
+    found = losses(Problem(gcn(), data), torch.randn(8, 2))["loss.constant"]
+    assert found == pytest.approx(expected, abs=1e-8)
+
+
+def test_best_constant_without_labels_is_unknown() -> None:
+    data = random_graph()
+    del data.y
+    assert losses(Problem(gcn(), data), torch.randn(8, 2)) == {}
