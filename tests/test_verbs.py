@@ -36,7 +36,7 @@ def process_group() -> Iterator[None]:
 @pytest.fixture
 def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Controls are trained for three steps, where it does not matter how far."""
-    monkeypatch.setattr(verbs.diagnosis, "TRAINING_EPOCHS", 3)
+    monkeypatch.setattr(verbs.comparison, "TRAINING_EPOCHS", 3)
 
 
 def find(name: str) -> Entry:

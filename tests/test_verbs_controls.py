@@ -20,7 +20,7 @@ from graphfathom.verbs import controls
 @pytest.fixture
 def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Controls are trained for three steps, where it does not matter how far."""
-    monkeypatch.setattr(verbs.diagnosis, "TRAINING_EPOCHS", 3)
+    monkeypatch.setattr(verbs.comparison, "TRAINING_EPOCHS", 3)
 
 
 def square(num_layers: int = 4) -> tuple[GCN, Data]:

@@ -18,7 +18,7 @@ from graphfathom.diagnostics.structure import GraphStructure
 
 if TYPE_CHECKING:
     from graphfathom.diagnostics.trace import Trace
-    from graphfathom.verbs.diagnosis import Session
+    from graphfathom.verbs.session import Session
 
 __all__ = ["MAX_SECONDS", "deepen"]
 

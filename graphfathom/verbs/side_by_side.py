@@ -17,7 +17,7 @@ from graphfathom.diagnostics.sandbox import random_state
 from graphfathom.diagnostics.trace import capture
 from graphfathom.problem import Problem
 from graphfathom.training import fit
-from graphfathom.verbs.diagnosis import silent
+from graphfathom.verbs.session import silent
 
 __all__ = ["Scores", "SideBySide", "Trained", "side_by_side"]
 

@@ -20,7 +20,7 @@ from graphfathom.diagnostics.report import Finding, Report
 from graphfathom.diagnostics.trace import BYTE_BUDGET
 from graphfathom.nn.transition import Transition
 from graphfathom.problem import Problem
-from graphfathom.verbs.diagnosis import Session, silent
+from graphfathom.verbs.session import Session, silent
 from graphfathom.verbs.state_space import as_it_is, inside, set_default
 
 __all__ = ["before_after", "stabilize"]
@@ -145,7 +145,7 @@ def before_after(
     )
     session.measure()
     with session.stage("original network"):
-        session.measure_control("original", problem, layers)
+        session.measure_run("original", problem, layers)
     report = session.report("none")
     finding = _finding(calibration)
     return replace(
