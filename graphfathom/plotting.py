@@ -39,6 +39,7 @@ __all__ = [
     "curve",
     "densities",
     "density",
+    "errors",
     "figures",
     "gain",
     "gradients",
@@ -49,6 +50,7 @@ __all__ = [
     "sensitivity",
     "signal",
     "smoothing",
+    "stationarity",
     "theory",
     "to_csv",
     "to_pdf",
@@ -69,6 +71,7 @@ RUNS = {
     "mlp": ("MLP, no graph", ORANGE, "^"),
     "shallow": ("same, depth 1", GREEN, "D"),
     "stabilized": ("same, state-space form", VERMILLION, "X"),
+    "refit": ("model, last layer refitted", PURPLE, "v"),
     "original": ("before stabilizing", VERMILLION, "P"),
     "model (trained)": ("model, trained", BLUE, "o"),
     "original (trained)": ("before, trained", VERMILLION, "P"),
@@ -166,6 +169,23 @@ PANELS = {
         scale="log",
         quantities=(("gradient.state", "of state"), ("gradient.weights", "of weights")),
         compares_runs=True,
+    ),
+    "errors": Panel(
+        title="How much the errors of different nodes differ",
+        label="share of the gradient (log scale)",
+        scale="log",
+        quantities=(
+            ("error.deviation.constant", "from constants"),
+            ("error.deviation.degree", "from √degree"),
+        ),
+    ),
+    "stationarity": Panel(
+        title="What each layer could still do to the loss",
+        label="relative change (log scale)",
+        scale="log",
+        quantities=(("stationarity", "loss per weights, relative"),),
+        compares_runs=True,
+        partial=True,
     ),
     "gain": Panel(
         title="Gain from each state to the output",
@@ -383,6 +403,16 @@ def run_label(run: str) -> str:
 def gradients(report: Report, ax: Axes | None = None) -> Axes:
     """Norms of the loss gradient in states and in weights, of all runs."""
     return _draw(report, "gradients", ax)
+
+
+def errors(report: Report, ax: Axes | None = None, *, run: str = "model") -> Axes:
+    """Share of the loss gradient in each state that differs between nodes."""
+    return _draw(report, "errors", ax, run)
+
+
+def stationarity(report: Report, ax: Axes | None = None) -> Axes:
+    """Relative change of the loss per relative change of a layer, of all runs."""
+    return _draw(report, "stationarity", ax)
 
 
 def gain(report: Report, ax: Axes | None = None) -> Axes:
@@ -629,6 +659,9 @@ def _draw_errors(ax: Axes, line: _Line, heights: Sequence[float]) -> None:
         low = [y - e for y, e in zip(heights, errors, strict=True)]
         high = [y + e for y, e in zip(heights, errors, strict=True)]
     if len(x) > FEW_POINTS:
+        # A point of the band for each point of the axes' width is as fine as it gets.
+        step = math.ceil(len(x) / (72 * WIDTH))
+        x, low, high = ([*each[:-1:step], each[-1]] for each in (x, low, high))
         ax.fill_between(x, low, high, color=line.colour, alpha=0.25, linewidth=0)
     else:
         ax.vlines(x, low, high, color=line.colour, linewidth=1.0, alpha=0.5)

@@ -282,6 +282,9 @@ def _state(
     yield make("gradient.state", gradient, "log10")
     yield make("gradient.state.relative", gradient + 2.4, "log10")
     yield make("gain_to_output", gain, "log10", stderr=0.03)
+    differing = 10 ** (-0.2 * min(depth - k, 20))
+    for kernel in ("constant", "degree"):
+        yield make(f"error.deviation.{kernel}", math.nan if broken else differing)
     yield from _precision(make, kind, rms, back, broken)
 
 
@@ -318,6 +321,8 @@ def _layer(
         -3.1 + regime.backward * (depth - k) + rng.gauss(0, 0.1),
         "log10",
     )
+    if run == "model":  # of the controls it is not measured
+        yield make("stationarity", -0.5 + regime.backward * (depth - k), "log10")
     chosen = (
         {1 + round(i * (depth - 1) / 15) for i in range(16)}
         if depth > 16

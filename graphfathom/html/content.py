@@ -105,6 +105,18 @@ DEFINITIONS = (
         "Norm of the derivative of the loss with respect to all parameters of a layer.",
     ),
     (
+        "Errors of different nodes",
+        "error.deviation",
+        "Share of the gradient of the loss with respect to a state that differs from"
+        " constants on each component, or from multiples of the root of the degree.",
+    ),
+    (
+        "What a layer could do to the loss",
+        "stationarity",
+        "Norm of the gradient of the loss in the weights of a layer times the norm of"
+        " the weights, divided by the loss; also with the last layer refitted.",
+    ),
+    (
         "Gain to output",
         "gain_to_output",
         "Root mean square change of the output per unit change of one entry of a state,"

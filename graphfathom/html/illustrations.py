@@ -48,6 +48,15 @@ CAPTIONS = {
     " the output on the right to the input on the left. Where every layer can learn,"
     " the lines are level within a factor of ten or so; a straight slope means that"
     " each layer takes away, or adds, the same share.",
+    "errors": "The share of the gradient in a state that is left when the part that is"
+    " the same on all nodes of a component, or proportional to √degree, is taken away."
+    " Low in the middle: errors have smoothed on their way back from the right, as"
+    " features do on their way from the left, and the layers there cannot learn what"
+    " tells nodes apart.",
+    "stationarity": "By how much the loss changes at most when the weights of a layer"
+    " change by as much as they are, both relative. Layers that learn have about 0.1 to"
+    " 1. Where the line is low once the last layer is refitted, training that layer"
+    " ends the learning of all others, whatever the loss.",
     "gain": "How much a small change of a state changes the output, on average over"
     " random directions; the band is the standard error. Where all layers are heard"
     " equally, the line is level.",
@@ -94,6 +103,8 @@ SUBJECTS = (
     ("squash", "sensitivity"),
     ("smoothing-to-zero", "signal"),
     ("smooth", "smoothing"),
+    ("stationary", "stationarity"),
+    ("stuck", "stationarity"),
     ("gradient", "gradients"),
     ("dead", "units"),
     ("zero", "numerics"),
