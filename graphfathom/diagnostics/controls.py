@@ -11,7 +11,7 @@ from graphfathom.diagnostics.trace import Trace, capture
 from graphfathom.problem import Problem
 from graphfathom.validation import map_tensors
 
-__all__ = ["copy_of", "mlp", "output_of", "shallow"]
+__all__ = ["copy_of", "mlp", "output_of", "shallow", "unfrozen"]
 
 
 def output_of(problem: Problem) -> Tensor:
@@ -25,6 +25,22 @@ def copy_of(problem: Problem) -> Problem:
     """The problem on a copy of its model and data, which may be trained."""
     data = map_tensors(problem.data, lambda tensor: tensor.detach().clone())
     return problem.replace(copy_model(problem.model), data)
+
+
+def unfrozen(problem: Problem) -> Problem | None:
+    """A copy that trains all its weights; None if it does already, or trains none.
+
+    Modules with frozen weights of their own start anew.
+    """
+    trained = [p.requires_grad for p in problem.model.parameters()]
+    if all(trained) or not any(trained):
+        return None
+    free = copy_of(problem)
+    for module in free.model.modules():
+        if not all(p.requires_grad for p in module.parameters(recurse=False)):
+            getattr(module, "reset_parameters", lambda: None)()
+    free.model.requires_grad_(True)
+    return free
 
 
 def shallow(problem: Problem, trace: Trace) -> Problem | None:

@@ -52,7 +52,7 @@ def _is_convolution(module: nn.Module, whole: bool) -> bool:
     return named or isinstance(module, MessagePassing)
 
 
-def _whole(model: nn.Module) -> Iterator[str]:
+def whole_networks(model: nn.Module) -> Iterator[str]:
     """Name of the network itself, and of the one inside of a state-space form."""
     yield ""
     for name, module in model.named_modules():
@@ -60,7 +60,7 @@ def _whole(model: nn.Module) -> Iterator[str]:
             yield f"{name}.{type(module).network_name}".lstrip(".")  # pyright: ignore
 
 
-def _role(name: str, module: nn.Module, layers: str | None, whole: bool) -> str:
+def role_of(name: str, module: nn.Module, layers: str | None, whole: bool) -> str:
     """``"layer"``, ``"named"`` (by the user: never opened), ``"readout"`` or none."""
     if layers is not None:
         parts, patterns = name.split("."), layers.split(".")
@@ -91,10 +91,10 @@ def module_hooks(model: nn.Module, recorder: Log, layers: str | None) -> Iterato
         parent = recorder.stack[-1].inner if recorder.stack else recorder.roots
         parent.append(event)
 
-    whole = set(_whole(model))
+    whole = set(whole_networks(model))
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            role = _role(name, module, layers, name in whole)
+            role = role_of(name, module, layers, name in whole)
             label = name or type(module).__name__
             before = module.register_forward_pre_hook(enter(label, role), prepend=True)
             _put_behind_boundary(module)

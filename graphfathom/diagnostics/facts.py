@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order
 from torch import Tensor
@@ -113,38 +114,60 @@ def _selected(target: Tensor | None, mask: Tensor | None) -> Tensor | None:
 
 
 def loss_observations(
-    problem: Problem, output: Tensor, run: str = "model"
+    problem: Problem,
+    output: Tensor,
+    run: str = "model",
+    structure: GraphStructure | None = None,
 ) -> list[Observation]:
-    """Loss of an output, and of the best constant where the loss is one we know."""
+    """Loss of an output, and of the best constant where the loss is one we know.
+
+    With the graph also of the best constants that may differ between its components,
+    ``loss.constant.component``, if the rows of the output are the nodes.
+    """
     with torch.no_grad():
         loss = problem.loss_of(output)
         if loss is None:
             return []
         rows = [Observation("loss", "model", float(loss), run=run)]
-        constant = _best_constant(problem, output)
-        if constant is not None and run == "model":
-            best = problem.loss_of(constant.expand_as(output))
-            assert best is not None
-            rows.append(Observation("loss.constant", "model", float(best)))
+        if run != "model":
+            return rows
+        parts = {"loss.constant": output.new_zeros(len(output), dtype=torch.long)}
+        if structure is not None and structure.num_nodes == len(output):
+            parts["loss.constant.component"] = structure.component
+        for name, part in parts.items():
+            constants = _best_constants(problem, output, part)
+            if constants is not None:
+                best = problem.loss_of(constants)
+                assert best is not None
+                rows.append(Observation(name, "model", float(best)))
     return rows
 
 
-def _best_constant(problem: Problem, output: Tensor) -> Tensor | None:
-    """The constant row with the smallest loss over the rows of the mask."""
-    if problem.loss is not None:
+def _best_constants(problem: Problem, output: Tensor, part: Tensor) -> Tensor | None:
+    """Rows that are constant on each part of the nodes and have the smallest loss.
+
+    Parts without a labelled row in the mask get a row that does not matter.
+    """
+    target = problem.target
+    labels = _selected(target, problem.mask)
+    if problem.loss is not None or target is None or labels is None:
         return None
-    labels = _selected(problem.target, problem.mask)
-    if labels is None or output.dim() != 2 or not labels.numel():
+    if output.dim() != 2 or not labels.numel() or len(target) != len(output):
         return None
+    chosen = part if len(labels) == len(part) else part[problem.mask]
+    counts = torch.bincount(chosen, minlength=int(part.max()) + 1)
+    if labels.is_floating_point() or output.size(1) == 1:
+        values = labels.reshape(len(labels), -1).double()
+    else:
+        values = F.one_hot(labels.flatten(), output.size(1)).double()
+    sums = values.new_zeros(len(counts), values.size(1)).index_add(0, chosen, values)
+    means = (sums / counts.clamp_min(1).unsqueeze(1))[part]
+    if "logits" in problem.describe_loss(output):
+        return means.clamp(1e-12, 1 - 1e-12).logit()
     if labels.is_floating_point():
-        mean = labels.reshape(labels.size(0), -1).to(output.dtype).mean(0)
-        binary = "logits" in problem.describe_loss(output)
-        return mean.clamp(1e-12, 1 - 1e-12).logit() if binary else mean
-    if output.size(1) == 1:
-        return labels.to(output.dtype).mean().clamp(1e-12, 1 - 1e-12).logit()
-    counts = torch.bincount(labels.flatten(), minlength=output.size(1))
+        return means
     # A class that does not occur gets a share too small to matter, not log(0).
-    return (counts.to(output.dtype) / counts.sum()).clamp_min(1e-300).log()
+    return means.clamp_min(1e-300).log()
 
 
 def accuracy_observations(

@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import math
 
-from graphfathom.diagnostics import rules
+from graphfathom.diagnostics import (
+    data_rules,
+    rules,
+    stationary_rules,
+    training_rules,
+)
 from graphfathom.diagnostics.observations import Observations
 from graphfathom.diagnostics.report import Finding
 from graphfathom.diagnostics.rules import Facts, Rule
@@ -17,6 +22,8 @@ from graphfathom.diagnostics.squashing import over_squashing
 
 __all__ = ["RULES", "find"]
 
+SICK = ("warning", "critical")
+"""Severities of a disease; what is only worth a note comes behind all of these."""
 LEARNT = 0.05
 """Accuracy above the most frequent class from which a control has learnt anything."""
 
@@ -33,7 +40,7 @@ def find(table: Observations, layers: tuple[str, ...]) -> tuple[Finding, ...]:
     """
     facts = Facts(table, layers)
     found = _conclude(facts)
-    sick = [f for f in found if f.severity in ("warning", "critical")]
+    sick = [finding for finding in found if finding.severity in SICK]
     if not sick:
         return (_without_disease(facts), *found)
     depth = max(table.series("gradient.state", "shallow")[0], default=0)
@@ -53,7 +60,8 @@ def _conclude(facts: Facts) -> tuple[Finding, ...]:
         for rule in RULES
         if rule.apply is not None and facts.has(rule.needs)
     ]
-    return tuple(finding for finding in applied if finding is not None)
+    found = [finding for finding in applied if finding is not None]
+    return tuple(sorted(found, key=lambda finding: finding.severity not in SICK))
 
 
 def _learns_nothing(table: Observations) -> bool:
@@ -140,12 +148,32 @@ RULES = (
         "A cause that is there at depth 1 cannot be the depth.",
     ),
     Rule(
+        "learning-rate",
+        "The learning rate of a monitored training is too high.",
+        (),
+        "the loss rises above 1.5 times its start, and breaks, stays above 0.9 of it, "
+        "or leaves half of what refitting the last layer would gain undone; at the "
+        "first step all layers had gradients within a factor of 10^3, no features were "
+        "smooth, and the graph does not squash",
+        "On eight small networks it never speaks at moderate rates; "
+        "`training_rules.RISE`.",
+        training_rules.learning_rate,
+    ),
+    Rule(
         "non-finite",
         "Features or gradients are NaN or infinite; the first bad layer is named.",
         ("non_finite",),
         "one entry that is not finite, in the caller's precision",
         "IEEE 754: whatever is computed from NaN is NaN.",
         rules.non_finite,
+    ),
+    Rule(
+        "non-finite-training",
+        "Numbers broke in a monitored training; the steps and the layer are named.",
+        (),
+        "a loss, feature or gradient that is not finite, up to the last measured step",
+        "IEEE 754: a weight that has become NaN stays it.",
+        training_rules.non_finite_training,
     ),
     Rule(
         "equal-labels",
@@ -156,12 +184,43 @@ RULES = (
         rules.labels,
     ),
     Rule(
+        "wrong-output-activation",
+        "The output ends in an activation before a loss that has its own. A note where "
+        "it does no harm.",
+        (),
+        "critical if a short training loses more than 10 points by it; untried, if it "
+        "is flat for more than 60 % of the labels, the loss cannot fall below 90 % of "
+        "a constant's, or more than 10 % of the labels' variance is out of reach",
+        "Bounded logits alone cost under 3 points in our runs.",
+        data_rules.wrong_output_activation,
+    ),
+    Rule(
         "constant-features",
         "All nodes have the same features.",
         ("features.varying",),
         "no varying column",
         "Message passing on constants can only count neighbours.",
         rules.features,
+    ),
+    Rule(
+        "complete-graph",
+        "Nearly all nodes are joined. A note where it does no harm.",
+        ("data.joined",),
+        "90 % of the pairs; critical if the deviation from constants falls below a "
+        "tenth within two layers, or if features alone predict less than 90 % of the "
+        "labels and neighbours none",
+        "The mean over all nodes is a constant.",
+        data_rules.complete_graph,
+    ),
+    Rule(
+        "frozen-layers",
+        "A layer cannot learn. A note where it does no harm.",
+        ("weights.frozen",),
+        "critical if a copy with all weights trained shortly is more than 10 points "
+        "better; untried, if the effective rank of its matrices is below 2 and that of "
+        "the features falls below 60 % in it",
+        "Frozen layers of full rank cost nothing in our runs.",
+        data_rules.frozen_layers,
     ),
     Rule(
         "exactly-zero",
@@ -218,6 +277,39 @@ RULES = (
         rules.to_constants,
     ),
     Rule(
+        "spurious-stationary-point",
+        "With its last layer trained, no other layer learns.",
+        ("loss.refit",),
+        "with the last layer refitted, the relative change of the loss per relative "
+        "change of weights is below 10^-3 in every layer below it, and the loss is at "
+        "least 95 % of the best constant's",
+        "Backward oversmoothing: equation (6.6) in `graphfathom.theory.backward`. "
+        "10^-3: a step of a tenth gains less than 0.01 %; layers that learn have 0.1 "
+        "to 10.",
+        stationary_rules.spurious_stationary_point,
+    ),
+    Rule(
+        "stuck-head",
+        "Training left the loss high, and the last layer alone makes it low.",
+        ("loss.refit", "loss.constant"),
+        "refitting the last layer lowers the loss below 0.7 of the best constant's, "
+        "and at the end of training more than a quarter of that is left undone, with "
+        "steady losses",
+        "Refitting the last layer is a small problem that any optimiser solves.",
+        stationary_rules.stuck_head,
+    ),
+    Rule(
+        "uniform-attention",
+        "Attention does not choose among neighbours. A note where it need not.",
+        ("attention.entropy",),
+        "entropy of at least 1 - 10^-6 of that of equal coefficients; a warning if no "
+        "trained parameter changes it and a copy with all weights trained shortly is "
+        "more than 10 points better (untried: features predict labels so much better "
+        "than the mean of the neighbours)",
+        "GATConv starts at 0.98 to 0.999.",
+        data_rules.uniform_attention,
+    ),
+    Rule(
         "underflow",
         "Numbers are subnormal or underflow in the caller's precision.",
         ("subnormals",),
@@ -236,6 +328,17 @@ RULES = (
         "times a topology term. With fewer layers few walks go so far on any graph. "
         "10^-2 and 10^-3: rewired and stabilized, the dumbbell is above.",
         over_squashing,
+    ),
+    Rule(
+        "label-noise",
+        "Labels contradict the features. A note where a network can live with it.",
+        ("labels.majority",),
+        "validation labels more than 15 points and 3 standard errors easier to predict "
+        "than training labels (a warning if that costs more than 10 points); or "
+        "confident guesses err at 75 % of the usual rate or more; or nothing predicts "
+        "the labels",
+        "Block models of every difficulty: 1 of 352 clean tasks is suspected.",
+        data_rules.label_noise,
     ),
     Rule(
         "under-reaching",

@@ -13,11 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from graphfathom.diagnostics.backward import output_errors, state_errors
+from graphfathom.diagnostics.backward import log10_norm, output_errors, state_errors
 from graphfathom.diagnostics.jacobian import state_size
 from graphfathom.diagnostics.observations import Observation
+from graphfathom.diagnostics.segments import Segment
 from graphfathom.diagnostics.structure import GraphStructure
 from graphfathom.diagnostics.trace import Trace
+from graphfathom.diagnostics.weight_errors import (
+    WeightProduct,
+    explained,
+    recorded_products,
+    weight_observations,
+)
 from graphfathom.linalg.vector import gaussian_vector, stable_norm
 
 __all__ = ["Arrival", "gain_observations", "gradient_observations", "sweep"]
@@ -36,17 +43,25 @@ class Arrival:
     log10_weights: float
     """Decimal logarithm of the norm of the gradient of the parameters of the segment
     behind the state; ``-inf`` if it is zero, NaN if the segment has none."""
+    products: tuple[WeightProduct, ...] = ()
+    """The products with weight matrices in that segment; their errors have the scale of
+    the arrival before."""
 
     def log10_norm(self, trace: Trace) -> float:
         """Decimal logarithm of the cotangent's norm, without taps."""
         state = trace.states[self.state]
         pairs = zip(state.names, self.tensors, strict=True)
         kept = [tensor for name, tensor in pairs if name not in state.taps]
-        return self.log10_scale + _log10(_norm(kept))
+        return self.log10_scale + log10_norm(kept)
 
 
 def sweep(
-    trace: Trace, cotangent: Tensor, *, weights: bool = False, rescale: bool = True
+    trace: Trace,
+    cotangent: Tensor,
+    *,
+    weights: bool = False,
+    products: bool = False,
+    rescale: bool = True,
 ) -> Iterator[Arrival]:
     r"""Carry a cotangent of the output back to every state, from L down to 0.
 
@@ -56,6 +71,7 @@ def sweep(
         trace: The network.
         cotangent: :math:`g`, of the shape of the output.
         weights: Whether to measure the gradient of the parameters on the way.
+        products: Whether to keep what it is made of, too.
         rescale: False to let the cotangent underflow as it would in training.
 
     Yields:
@@ -65,15 +81,26 @@ def sweep(
     scale = 0.0
     for k in range(trace.num_layers + 1, 0, -1):
         # Unnamed, so that its graph is gone before the next block is built.
-        tensors, gradients = trace.segment(k).vjp(tensors, with_parameters=weights)
+        tensors, gradients, passed = _pull(trace.segment(k), tensors, weights, products)
         found = [g for g in gradients if g is not None]
-        log10_weights = scale + _log10(_norm(found)) if found else math.nan
+        log10_weights = scale + log10_norm(found) if found else math.nan
         if rescale:
-            size = float(_norm(tensors))
+            size = float(stable_norm(torch.cat([t.reshape(-1) for t in tensors])))
             if size > 0 and math.isfinite(size):
                 tensors = tuple(tensor / size for tensor in tensors)
                 scale += math.log10(size)
-        yield Arrival(k - 1, scale, tensors, log10_weights)
+        yield Arrival(k - 1, scale, tensors, log10_weights, passed)
+
+
+def _pull(
+    segment: Segment, cotangents: tuple[Tensor, ...], weights: bool, products: bool
+) -> tuple[tuple[Tensor, ...], tuple[Tensor | None, ...], tuple[WeightProduct, ...]]:
+    """One step of a sweep: cotangents, gradients of parameters, products passed."""
+    if not products:
+        return *segment.vjp(cotangents, with_parameters=weights), ()
+    with recorded_products(segment) as found:
+        tensors, gradients = segment.vjp(cotangents, with_parameters=True)
+    return tensors, gradients, explained(found, segment.parameters, gradients)
 
 
 def gradient_observations(
@@ -84,41 +111,51 @@ def gradient_observations(
     Names: ``gradient.state``, ``gradient.state.relative`` (to the last state),
     ``gradient.weights``; all are decimal logarithms of Frobenius norms. With the graph
     also how much errors differ between nodes, see
-    :mod:`graphfathom.diagnostics.backward`. Empty if the problem has no labels.
+    :mod:`graphfathom.diagnostics.backward`, and what that makes of the gradients of
+    weights, see :mod:`graphfathom.diagnostics.weight_errors`: all from one sweep. Empty
+    if the problem has no labels.
     """
     gradient = loss_gradient(trace)
     if gradient is None:
         return []
-    dtype = trace.precision
     rows: list[Observation] = []
     if structure is not None:
         rows += output_errors(trace, gradient, structure)
-    last = math.nan
-    for arrival in sweep(trace, gradient, weights=True):
+    last, scale = math.nan, 0.0
+    products = structure is not None
+    for arrival in sweep(trace, gradient, weights=True, products=products):
         k, norm = arrival.state, arrival.log10_norm(trace)
         if k == trace.num_layers:
             last = norm
         relative = norm - last if math.isfinite(last) else math.nan
         rows += [
-            Observation("gradient.state", f"state:{k}", norm, None, "log10", dtype),
-            Observation(
-                "gradient.state.relative",
-                f"state:{k}",
-                relative,
-                None,
-                "log10",
-                dtype,
-            ),
+            _logarithm(trace, "gradient.state", f"state:{k}", norm),
+            _logarithm(trace, "gradient.state.relative", f"state:{k}", relative),
         ]
         if structure is not None:
-            rows += state_errors(trace, k, arrival.tensors, structure)
-        if k < trace.num_layers and not math.isnan(arrival.log10_weights):
-            value = arrival.log10_weights
-            place = f"layer:{k + 1}"
-            rows.append(
-                Observation("gradient.weights", place, value, None, "log10", dtype)
-            )
+            errors = arrival.tensors, structure, arrival.log10_scale
+            rows += state_errors(trace, k, *errors)
+        if k < trace.num_layers:
+            rows += _layer_weights(trace, arrival, structure, scale)
+        scale = arrival.log10_scale
     return rows
+
+
+def _layer_weights(
+    trace: Trace, arrival: Arrival, structure: GraphStructure | None, scale: float
+) -> list[Observation]:
+    """Rows about the weights of the layer behind a state."""
+    k, value, rows = arrival.state + 1, arrival.log10_weights, []
+    if not math.isnan(value):
+        rows.append(_logarithm(trace, "gradient.weights", f"layer:{k}", value))
+    if structure is not None:
+        dtype = trace.precision
+        rows += weight_observations(arrival.products, k, scale, structure, dtype)
+    return rows
+
+
+def _logarithm(trace: Trace, name: str, place: str, value: float) -> Observation:
+    return Observation(name, place, value, None, "log10", trace.precision)
 
 
 def loss_gradient(trace: Trace) -> Tensor | None:
@@ -182,12 +219,3 @@ def _mean_square(logs: list[float]) -> tuple[float, float]:
     mean = float(squares.mean())
     stderr = float(squares.std() / math.sqrt(len(logs)))
     return highest + 0.5 * math.log10(mean), stderr / mean / 2 / math.log(10)
-
-
-def _norm(tensors: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
-    return stable_norm(torch.cat([tensor.detach().reshape(-1) for tensor in tensors]))
-
-
-def _log10(norm: Tensor) -> float:
-    value = float(norm)
-    return math.log10(value) if value > 0 else (-math.inf if value == 0 else value)

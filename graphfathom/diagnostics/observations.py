@@ -13,7 +13,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["Observation", "Observations"]
+__all__ = ["TRAINING", "Observation", "Observations"]
+
+TRAINING = "training"
+"""The run of what was measured while the model was trained, step by step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,10 @@ class Observations:
     def runs(self) -> list[str]:
         """The measured runs, in order of first appearance."""
         return list(dict.fromkeys(row.run for row in self))
+
+    def networks(self) -> list[str]:
+        """The runs that are one network at one time: all but :data:`TRAINING`."""
+        return [run for run in self.runs() if run != TRAINING]
 
     def select(
         self, name: str | None = None, run: str | None = None, place: str | None = None

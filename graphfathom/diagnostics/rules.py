@@ -157,8 +157,10 @@ def exactly_zero(facts: Facts, rule: Rule) -> Finding | None:
     dtype = next(iter(facts.table.select("exact_zeros", facts.run))).dtype
     if math.isfinite(exact):
         cause = f"In float64 they still have norm {power(exact)}: {dtype} underflows."
+        advice = DEPTH_ADVICE
     else:
         cause = "They are zero in float64 too: every unit of the layer is switched off."
+        advice = [RESTART, *DEPTH_ADVICE[1:]]
     return rule.finding(
         f"Features are exactly zero from {facts.layer(k)} on",
         "critical",
@@ -168,10 +170,14 @@ def exactly_zero(facts: Facts, rule: Rule) -> Finding | None:
             "not depend on the input.",
             cause,
         ],
-        DEPTH_ADVICE,
+        advice,
     )
 
 
+RESTART = (
+    "Start the layers anew with `reset_parameters()`: zero weights and large negative "
+    "biases switch units off."
+)
 DEPTH_ADVICE = [
     "Keep a state through the depth: `graphfathom.stabilize(model, data)` gives this "
     "network the state-space form with the same layers and parameters.",
@@ -297,7 +303,7 @@ def dead(facts: Facts, rule: Rule) -> Finding | None:
         "warning",
         f"layers {min(bad)}-{max(bad)} of {facts.depth}",
         [f"In {len(bad)} layers more than half of the units are 0 on every node."],
-        ["Use an activation that does not switch off (tanh, GELU), or smaller biases."],
+        [RESTART, "Or use an activation that does not switch off (tanh, GELU)."],
     )
 
 

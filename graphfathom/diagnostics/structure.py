@@ -9,7 +9,8 @@ are dropped.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Literal, get_args
 
 import torch
 from scipy.sparse import coo_array
@@ -98,14 +99,25 @@ class GraphStructure:
             x: Features, of shape (N, F).
             kind: What a propagation leaves alone.
         """
-        base = self.root_degree.to(x).unsqueeze(1)
-        if kind == "constant":
-            base = torch.ones_like(base)
+        base = self._kept[kind].to(x)
+        if self.num_components == 1:
+            return base * (base.mT @ x)
         shape = (self.num_components, x.shape[1])
         products = x.new_zeros(shape).index_add(0, self.component, base * x)
-        norms = base.new_zeros(shape[0], 1)
-        norms = norms.index_add(0, self.component, base.square())
-        return base * (products / norms)[self.component]
+        return base * products[self.component]
+
+    @cached_property
+    def _kept(self) -> dict[Kind, Tensor]:
+        """What is left alone, of shape (N, 1) and of norm 1 on each component."""
+        kept: dict[Kind, Tensor] = {}
+        for kind in get_args(Kind):
+            base = self.root_degree.clone()
+            if kind == "constant":
+                base.fill_(1.0)
+            norms = base.new_zeros(self.num_components)
+            norms.index_add_(0, self.component, base.square())
+            kept[kind] = (base / norms.sqrt()[self.component]).unsqueeze(1)
+        return kept
 
 
 def _symmetrised(

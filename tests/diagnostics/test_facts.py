@@ -307,3 +307,56 @@ def test_best_constant_without_labels_is_unknown() -> None:
     data = random_graph()
     del data.y
     assert losses(Problem(gcn(), data), torch.randn(8, 2)) == {}
+
+
+COMPONENT_LABELS = {
+    "classes": (torch.tensor([0, 1, 1, 0, 0, 1]), 2),
+    "one column": (torch.tensor([0, 1, 1, 0, 0, 1]), 1),
+    "multi-hot": (torch.tensor([[1.0, 0], [1, 1], [0, 0]] * 2), 2),
+    "real": (torch.linspace(-1, 3, 12).view(6, 2), 2),
+}
+
+
+@pytest.mark.parametrize(
+    ("y", "columns"), COMPONENT_LABELS.values(), ids=COMPONENT_LABELS.keys()
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_best_constants_of_components(
+    y: Tensor, columns: int, dtype: torch.dtype
+) -> None:
+    data = graphs.two_components()
+    data.y, data.train_mask = y, torch.arange(6) != 1
+    problem = Problem(gcn(), data)
+    structure = graph_structure(problem)
+    assert structure is not None
+    output = torch.zeros(6, columns, dtype=dtype)
+    rows = loss_observations(problem, output, structure=structure)
+    assert len(rows) == 3
+    best = Observations(rows).value("loss.constant.component")
+    constants = torch.zeros(2, columns, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [constants], max_iter=500, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = problem.loss_of(constants[structure.component])
+        assert loss is not None
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert closure().item() == pytest.approx(best, abs=1e-5)
+    assert best <= Observations(rows).value("loss.constant")
+
+
+def test_components_without_labels_do_not_matter() -> None:
+    data = graphs.isolated_node()
+    data.train_mask = torch.arange(5) < 4
+    problem = Problem(gcn(), data)
+    structure = graph_structure(problem)
+    assert structure is not None
+    rows = loss_observations(problem, torch.zeros(5, 2), structure=structure)
+    table = Observations(rows)
+    assert table.value("loss.constant.component") == pytest.approx(math.log(2))
+    assert table.value("loss.constant") == pytest.approx(math.log(2))
