@@ -87,12 +87,26 @@ def findings_page() -> str:
     )
 
 
-def write_findings(app: Sphinx) -> None:
-    """Write the page of findings from the code, where it differs from the last one."""
-    page, text = GENERATED / "findings.md", findings_page()
+def monitored_table() -> str:
+    """The list of what a monitor records."""
+    from graphfathom.monitoring import MEASURES
+
+    rows = (
+        f"| `{name}` | {measure.meaning.replace('`step`', '`monitor.step`')} "
+        f"| {measure.unit} |"
+        for name, measure in MEASURES.items()
+    )
+    return "\n".join(["| name | what it is | unit |", "|---|---|---|", *rows]) + "\n"
+
+
+def write_pages(app: Sphinx) -> None:
+    """Write what is made from code, where it differs from the last time."""
     GENERATED.mkdir(exist_ok=True)
-    if not page.exists() or page.read_text() != text:
-        page.write_text(text)
+    pages = {"findings": findings_page(), "monitored": monitored_table()}
+    for name, text in pages.items():
+        page = GENERATED / f"{name}.md"
+        if not page.exists() or page.read_text() != text:
+            page.write_text(text)
 
 
 TABLES = {"layers": "conv_table", "models": "model_table"}
@@ -124,6 +138,6 @@ def skip_other_homes(
 
 def setup(app: Sphinx) -> None:
     """Connect the generators."""
-    app.connect("builder-inited", write_findings)
+    app.connect("builder-inited", write_pages)
     app.connect("source-read", insert_table)
     app.connect("autodoc-skip-member", skip_other_homes)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         datasets,
         diagnostics,
         linalg,
+        monitoring,
         nn,
         plotting,
         theory,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from graphfathom.calibration import calibrate
     from graphfathom.diagnostics.report import Report
     from graphfathom.diagnostics.trace import capture
+    from graphfathom.monitoring.loop import Monitor
     from graphfathom.problem import Problem
     from graphfathom.rewrite import to_state_space, unwrap
     from graphfathom.verbs import before_after, controls, diagnose, stabilize
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Monitor",
     "Problem",
     "Report",
     "before_after",
@@ -36,6 +39,7 @@ __all__ = [
     "diagnose",
     "diagnostics",
     "linalg",
+    "monitoring",
     "nn",
     "plotting",
     "stabilize",
@@ -47,6 +51,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "Monitor": "graphfathom.monitoring.loop",
     "Problem": "graphfathom.problem",
     "Report": "graphfathom.diagnostics.report",
     "before_after": "graphfathom.verbs",

@@ -19,9 +19,9 @@ LADDER: dict[str, set[str]] = {
     "validation": set(),
     "problem": {"validation"},
     "training": set(),
-    "plotting": set(),
+    "plotting": {"diagnostics.observations"},
     "terminal": {"plotting"},
-    "html": {"plotting", "terminal"},
+    "html": {"diagnostics.observations", "plotting", "terminal"},
     "transforms": {"nn.propagation"},
     "datasets": {"transforms"},
     "theory": {"linalg"},
@@ -31,6 +31,7 @@ LADDER: dict[str, set[str]] = {
     "calibration": {"nn", "rewrite", "diagnostics", "problem", "validation"},
     "environment": {"datasets"},
     "inputs": {"datasets", "nn", "validation", "problem"},
+    "monitoring": {"diagnostics", "linalg", "problem", "validation", "verbs"},
     "verbs": {"rewrite", "calibration", "diagnostics", "problem", "training", "nn"},
 }
 """Room -> what it may import of this package; a name covers everything below it."""
@@ -51,7 +52,7 @@ REASONS = {
     "graphfathom/nn/models.py::__init__": "one line for each of its options",
     "tests/nn/test_models.py": "one network with many options",
     "tests/nn/test_state_space.py": "one wrapper around every layer of PyG",
-    "graphfathom/plotting.py": "twelve figures share one way of drawing",
+    "graphfathom/plotting/panels.py": "fourteen figures share one way of drawing",
 }
 """``"path"`` or ``"path::function"`` -> why it may be longer."""
 

@@ -222,7 +222,9 @@ def controls(report: Report) -> Table | None:
     table = report.observations
     names = [name for name, _ in SCORES if table.select(name)]
     runs = [
-        run for run in table.runs() if any(table.get(name, run=run) for name in names)
+        run
+        for run in table.networks()
+        if any(table.get(name, run=run) for name in names)
     ]
     if not names:
         return None

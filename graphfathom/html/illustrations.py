@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
+from graphfathom.diagnostics.observations import TRAINING
 from graphfathom.plotting import (
     PANELS,
     Curve,
     beside_theory,
     curve,
     figures,
+    title_of,
     to_svg,
 )
 from graphfathom.terminal import farthest, format_hops, format_number, format_share
@@ -93,6 +95,10 @@ CAPTIONS = {
     "theory": "What every layer does to changes, beside what its weights and its graph"
     " let one expect. A gain far from its prediction has weights that are not random; a"
     " largest singular value above what is allowed does not exist.",
+    "training": "What the monitor saw while the network was trained: the loss, and the"
+    " norm of the gradient of the weights of the first, the middle and the last layer."
+    " Where a network learns, the loss falls and the gradients of all layers stay"
+    " within a few factors of ten of each other.",
     "bounds": "The features and their differences between neighbours, beside the most"
     " that they can be after layers of these norms. A bound that falls forces the"
     " features to vanish; one that grows forces nothing.",
@@ -104,7 +110,9 @@ SUBJECTS = (
     ("smoothing-to-zero", "signal"),
     ("smooth", "smoothing"),
     ("stationary", "stationarity"),
-    ("stuck", "stationarity"),
+    ("learning-rate", "training"),
+    ("stuck", "training"),
+    ("training", "training"),
     ("gradient", "gradients"),
     ("dead", "units"),
     ("zero", "numerics"),
@@ -134,7 +142,7 @@ def draw(report: Report) -> list[Illustration]:
     drawn = []
     for name, figure in figures(report).items():
         if name not in silent:
-            title, reading = PANELS[name].title, _reading(report, name)
+            title, reading = title_of(name), _reading(report, name)
             svg = _inline(figure, name, title, reading)
             drawn.append(Illustration(name, title, svg, CAPTIONS[name], reading))
     return drawn
@@ -195,9 +203,9 @@ def _restyled(tag: str, name: str) -> str:
 
 
 def _reading(report: Report, name: str) -> str:
-    panel = PANELS[name]
     if name in READINGS:
         return READINGS[name](report)
+    panel = PANELS[name]
     pairs = [(curve(report, each), label) for each, label in panel.quantities]
     measured = [(data, label) for data, label in pairs if data]
     if not measured:
@@ -294,10 +302,19 @@ def _bounded(report: Report) -> str:
     return f"Here {'; '.join(texts)}." if texts else ""
 
 
+def _trained(report: Report) -> str:
+    rows = list(report.observations.select("loss.mean", TRAINING))
+    if not rows:
+        return ""
+    first, last = (_word(rows[end].value, "1") for end in (0, -1))
+    return f"Here the loss is {first} at step {rows[0].step}, {last} at the end."
+
+
 READINGS = {
     "sensitivity": _heard,
     "density": _spread,
     "theory": _expected,
     "bounds": _bounded,
+    "training": _trained,
 }
 """Figures whose sentence is not about the two ends of the first line."""

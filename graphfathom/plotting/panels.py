@@ -1,4 +1,4 @@
-"""Figures of a report: functions of a Report and an ``ax`` that return the Axes.
+"""Figures of the table of a report, each a panel of curves.
 
 The layer index is on the x axis: ``state:k`` and ``layer:k`` both stand at k; where
 that has no meaning it is the distance in hops or the singular value. On a log axis the
@@ -7,8 +7,6 @@ is a triangle on the floor, and a value that is not finite a cross at the ceilin
 Panels that compare networks have one colour per run, the same everywhere; panels about
 one network have one colour per quantity. The colours are those of Okabe and Ito (2008);
 markers and line styles say the same again for those who print in grey.
-
-matplotlib is imported when a figure is drawn, and the state of pyplot never touched.
 """
 
 from __future__ import annotations
@@ -40,11 +38,14 @@ __all__ = [
     "densities",
     "density",
     "errors",
-    "figures",
+    "fit_figure",
     "gain",
     "gradients",
     "jacobian",
+    "mark_decades",
     "numerics",
+    "panel_figures",
+    "panel_table",
     "rank",
     "run_label",
     "sensitivity",
@@ -52,7 +53,6 @@ __all__ = [
     "smoothing",
     "stationarity",
     "theory",
-    "to_csv",
     "to_pdf",
     "to_svg",
     "units",
@@ -470,7 +470,7 @@ def bounds(report: Report, ax: Axes | None = None, *, run: str = "model") -> Axe
     return _draw(report, "bounds", ax, run)
 
 
-def figures(report: Report) -> dict[str, Figure]:
+def panel_figures(report: Report) -> dict[str, Figure]:
     """A figure for each of :data:`PANELS` that has data, in their order."""
     names = [name for name in PANELS if any(_lines(report, name))]
     return {name: cast("Figure", _draw(report, name, None).figure) for name in names}
@@ -496,14 +496,8 @@ def to_pdf(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def to_csv(report: Report, name: str) -> str:
-    """Exactly the data that the figure ``name`` shows, as CSV text with a header.
-
-    Raises:
-        ValueError: If there is no such figure.
-    """
-    if name not in PANELS:
-        raise ValueError(f"`name` must be one of {', '.join(PANELS)}. Got {name!r}.")
+def panel_table(report: Report, name: str) -> str:
+    """Exactly the data that a panel shows, as CSV text with a header."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     x = ("index", "log10") if PANELS[name].spectrum else ("index",)
@@ -546,7 +540,7 @@ def _lines(report: Report, name: str, run: str = "model") -> Iterator[_Line]:
     if panel.spectrum:
         yield from _spectra(report, panel, run)
         return
-    runs = report.observations.runs() if panel.compares_runs else [run]
+    runs = report.observations.networks() if panel.compares_runs else [run]
     others = [each for each in runs if each not in RUNS]
     for each in runs:
         for (quantity, label), style in zip(
@@ -600,11 +594,11 @@ def _draw(report: Report, name: str, ax: Axes | None, run: str = "model") -> Axe
             rows, middle = 0, {"ha": "center", "transform": ax.transAxes}
             ax.text(0.5, 0.5, "not measured", color=TEXT, **middle)
         if own:
-            _fit(cast("Figure", ax.figure), rows)
+            fit_figure(cast("Figure", ax.figure), rows)
     return ax
 
 
-def _fit(figure: Figure, rows: int) -> None:
+def fit_figure(figure: Figure, rows: int) -> None:
     """Size the figure so that all have axes of one size, whatever the legend."""
     bottom = BOTTOM + rows * ROW
     height = TOP + HEIGHT + bottom
@@ -687,7 +681,7 @@ def _scale_across(ax: Axes, panel: Panel, lines: Sequence[_Line]) -> None:
     if panel.spectrum:
         first = min(line.curve.x[0] for line in lines)
         ax.set_xlim(first - 0.1, last + 0.1)
-        _mark_decades(ax.xaxis, ax.get_xlim())
+        mark_decades(ax.xaxis, ax.get_xlim())
     else:
         ax.set_xlim(-0.02 * last - 0.25, last * 1.02 + 0.25)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
@@ -715,7 +709,7 @@ def _scale(ax: Axes, panel: Panel, lines: Sequence[_Line]) -> None:
     span = (high - low) / (1 - floor - ceiling)
     ax.set_ylim(low - floor * span, high + ceiling * span)
     if logarithmic:
-        _mark_decades(ax.yaxis, ax.get_ylim())
+        mark_decades(ax.yaxis, ax.get_ylim())
     elif panel.scale == "share":
         ax.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
 
@@ -760,7 +754,8 @@ def _draw_outliers(
     return OUTLIERS * (len(rows) + 1.5)
 
 
-def _mark_decades(axis: Axis, limits: tuple[float, float]) -> None:
+def mark_decades(axis: Axis, limits: tuple[float, float]) -> None:
+    """Ticks at powers of ten of an axis that shows decimal logarithms."""
     from matplotlib.ticker import FixedLocator, MaxNLocator
 
     low, high = limits

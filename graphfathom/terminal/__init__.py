@@ -280,7 +280,7 @@ def _deep(report: Report, width: int) -> _Block:
 
 def _controls(report: Report, width: int) -> _Block:
     """Scores of every run, and what guessing reaches."""
-    table = [(run, _scores(report, run)) for run in report.observations.runs()]
+    table = [(run, _scores(report, run)) for run in report.observations.networks()]
     table = [(run, scores) for run, scores in table if scores]
     if not table:
         return _Block([], [], 0, yields=0)

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from graphfathom.diagnostics import facts
-from graphfathom.diagnostics.controls import copy_of, mlp, output_of, shallow
+from graphfathom.diagnostics.controls import (
+    copy_of,
+    mlp,
+    output_of,
+    shallow,
+    unfrozen,
+)
+from graphfathom.diagnostics.output_facts import without_activation
 from graphfathom.diagnostics.sandbox import random_state
 from graphfathom.diagnostics.trace import BYTE_BUDGET, capture
 from graphfathom.problem import Problem
@@ -19,6 +26,8 @@ __all__ = ["CONTROLS", "compare", "controls"]
 CONTROLS = ("none", "untrained", "trained")
 """How far the controls go."""
 
+SHORT = "model (short training)"
+"""The run of the model itself, trained as shortly as its controls."""
 TRAINING_EPOCHS = 100
 """Length of a control's training: half of the GCN paper's, enough to see it learn."""
 
@@ -57,6 +66,8 @@ def compare(session: Session, trained: bool) -> None:
         session: The diagnosis that rows and notes are added to.
         trained: Whether to train them, and a copy of the model, for a short time.
     """
+    if session.problem.target is not None:
+        _try(session)
     if session.trace is None or session.trace.num_layers < 2:
         return
     built = _build(session)
@@ -99,24 +110,53 @@ def _pattern(session: Session, run: str, control: Problem) -> str | None:
     return "lins.*" if run == "mlp" else session.pattern
 
 
+def _try(session: Session) -> None:
+    """Train copies for a short time: as the network is, and without what looks wrong.
+
+    Most networks learn in spite of frozen weights, or of an activation behind the
+    output that the loss does not expect; only a trial tells which do not.
+    """
+    with session.stage("trials"), random_state():
+        torch.manual_seed(session.seed)
+        try:
+            remedies = {"unfrozen": unfrozen(session.problem)}
+            names = [row.name for row in session.rows]
+            if any(name.startswith("output.conflict.") for name in names):
+                remedies["without activation"] = without_activation(session.problem)
+            tried = {run: problem for run, problem in remedies.items() if problem}
+            if tried:
+                tried[SHORT] = copy_of(session.problem)
+        except Exception as error:  # whatever a stranger's model raises when copied
+            session.notes.append(f"Nothing was tried out: {error}")
+            return
+        for run, problem in tried.items():
+            _train_and_score(session, run, problem)
+
+
+def _train_and_score(session: Session, run: str, problem: Problem) -> None:
+    """Train a network for a short time, and add how well it does."""
+    if not any(p.requires_grad for p in problem.model.parameters()):
+        session.notes.append(f"Not trained: `{run}`, all its weights are frozen.")
+        return
+    session.progress(f"training {run}")
+    _train(problem, session.seed)
+    output = output_of(problem)
+    session.rows += facts.accuracy_observations(problem, output, run)
+    session.rows += facts.loss_observations(problem, output, run)
+
+
 def _train_all(session: Session, built: dict[str, Problem]) -> None:
     """Train the controls and a copy of the model, and add how well they do."""
-    try:
-        built["model (short training)"] = copy_of(session.problem)
-    except Exception as error:  # whatever a stranger's model raises when copied
-        session.notes.append(
-            "The model was not trained for comparison: it cannot be copied "
-            f"({type(error).__name__}: {error})."
-        )
+    if SHORT not in (row.run for row in session.rows):
+        try:
+            built[SHORT] = copy_of(session.problem)
+        except Exception as error:  # whatever a stranger's model raises when copied
+            session.notes.append(
+                "The model was not trained for comparison: it cannot be copied "
+                f"({type(error).__name__}: {error})."
+            )
     for run, control in built.items():
-        if not any(p.requires_grad for p in control.model.parameters()):
-            session.notes.append(f"Not trained: `{run}`, all its weights are frozen.")
-            continue
-        session.progress(f"training {run}")
-        _train(control, session.seed)
-        output = output_of(control)
-        session.rows += facts.accuracy_observations(control, output, run)
-        session.rows += facts.loss_observations(control, output, run)
+        _train_and_score(session, run, control)
 
 
 def _train(problem: Problem, seed: int) -> None:

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from graphfathom.diagnostics import densities, distances, predictions
+from graphfathom.diagnostics import (
+    densities,
+    distances,
+    linearisation,
+    predictions,
+    stationarity_bounds,
+)
 from graphfathom.diagnostics.observations import Observation
 from graphfathom.diagnostics.spectra import sampled_layers
 from graphfathom.diagnostics.structure import GraphStructure
@@ -48,7 +54,7 @@ def deepen(
     """
     with session.stage("price of a product"):
         usual, dense = _seconds(trace)
-    for name, count, run in _estimates(structure):
+    for name, count, run in _estimates(session, structure):
         products = count(trace)
         seconds = dense if run is densities.density_observations else usual
         price = f"{products:,} products with a layer, about {products * seconds:.1f} s"
@@ -67,11 +73,19 @@ def deepen(
             session.notes.append(f"No {name}: numbers leave the range of float64.")
 
 
-def _estimates(structure: GraphStructure | None) -> tuple[tuple[str, Count, Run], ...]:
+def _estimates(
+    session: Session, structure: GraphStructure | None
+) -> tuple[tuple[str, Count, Run], ...]:
     """Name, number of products and measure."""
 
     def predict(trace: Trace, generator: torch.Generator) -> list[Observation]:
         return predictions.prediction_observations(trace, structure, generator)
+
+    def linearise(trace: Trace, _: torch.Generator) -> list[Observation]:
+        return linearisation.linearisation_observations(trace, structure)
+
+    def bound(trace: Trace, _: torch.Generator) -> list[Observation]:
+        return stationarity_bounds.bound_observations(trace, session.recapture)
 
     return (
         (
@@ -90,6 +104,8 @@ def _estimates(structure: GraphStructure | None) -> tuple[tuple[str, Count, Run]
             distances.distance_observations,
         ),
         ("predictions of theory", predictions.prediction_products, predict),
+        ("linearisation of errors", linearisation.linearisation_products, linearise),
+        ("bounds of stationary gradients", stationarity_bounds.bound_products, bound),
     )
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphfathom.diagnostics.observations import Observations
 from graphfathom.diagnostics.report import Report
 from graphfathom.diagnostics.trace import BYTE_BUDGET
+from graphfathom.diagnostics.training_rules import trajectory_rows
 from graphfathom.problem import Problem
 from graphfathom.verbs.comparison import CONTROLS, compare
 from graphfathom.verbs.deep import MAX_SECONDS
@@ -30,6 +32,7 @@ def diagnose(
     mask: Tensor | str | None = None,
     mode: str = "auto",
     layers: str | None = None,
+    trajectory: Observations | None = None,
     controls: str = "untrained",
     deep: bool = False,
     max_seconds: float = MAX_SECONDS,
@@ -53,6 +56,8 @@ def diagnose(
         mode: ``"auto"``, ``"init"`` or ``"eval"``.
         layers: Pattern of the names of the modules that are layers, e.g.
             ``"convs.*"``. Default: message passing is found by role.
+        trajectory: What a :class:`~graphfathom.monitoring.Monitor` has seen while the
+            network was trained, to be judged with the rest.
         controls: ``"none"``; ``"untrained"``: the same network at depth 1, the same in
             state-space form and an MLP are measured beside it; ``"trained"``: they and
             the network itself are trained for a short time as well, on copies.
@@ -94,6 +99,7 @@ def diagnose(
     else:
         problem = Problem(model, data, forward_fn, loss, target, mask, mode)
     session = Session(problem, layers, seed, byte_budget, progress or silent)
+    session.rows += trajectory_rows(trajectory)
     session.measure(max_seconds if deep else None)
     if controls != "none":
         with session.stage("controls"):

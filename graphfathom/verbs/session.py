@@ -6,18 +6,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 
-from graphfathom.diagnostics import facts, gradients, numerics, spectra
+from graphfathom.diagnostics import facts, gradients, numerics, rates, spectra
+from graphfathom.diagnostics.attention import attention_observations
 from graphfathom.diagnostics.controls import output_of
 from graphfathom.diagnostics.energy import energy_observations
 from graphfathom.diagnostics.findings import find
+from graphfathom.diagnostics.frozen import frozen_observations
+from graphfathom.diagnostics.graph_facts import density_observations
 from graphfathom.diagnostics.jacobian import JacobianError
+from graphfathom.diagnostics.label_facts import label_observations
 from graphfathom.diagnostics.observations import Observation, Observations
+from graphfathom.diagnostics.output_facts import output_observations
 from graphfathom.diagnostics.report import Report
 from graphfathom.diagnostics.sandbox import judged_mode, running_norms
+from graphfathom.diagnostics.stationarity import stationarity_observations
+from graphfathom.diagnostics.structure import GraphStructure
 from graphfathom.diagnostics.trace import CaptureError, NoLayersError, Trace, capture
 from graphfathom.problem import Problem
 from graphfathom.verbs.deep import deepen
@@ -64,6 +72,10 @@ class Session:
         with self.stage("graph and data"):
             structure = facts.graph_structure(self.problem)
             self.rows += facts.data_observations(self.problem, structure)
+            if structure is not None:
+                self.rows += density_observations(structure)
+        with self.stage("labels"):
+            self.rows += label_observations(self.problem, structure)
         self.settings["mode"] = judged_mode(self.problem)
         try:
             with self.stage("own precision"):
@@ -78,30 +90,51 @@ class Session:
             self.notes.append(f"No verdict per layer: {error}")
             output = output_of(self.problem)
         self.settings["loss"] = self.problem.describe_loss(output)
-        self.rows += facts.loss_observations(self.problem, output)
+        self.rows += facts.loss_observations(self.problem, output, structure=structure)
         self.rows += facts.accuracy_observations(self.problem, output)
+        self.rows += output_observations(self.problem)
         if self.trace is None:
             return
         self.notes += self.trace.notes
-        if structure is not None:
-            with self.stage("energies"):
-                self.rows += _energies(self.trace, structure, self.notes)
-        else:
-            self.notes.append(
-                "No energies: they need one edge_index between nodes of one type."
-            )
-        with self.stage("gradients"):
-            self.rows += gradients.gradient_observations(self.trace, structure)
-            self.rows += gradients.gain_observations(self.trace, self.generator())
+        self._states(self.trace, structure)
         self._layer_maps()
         if max_seconds is not None:
             deepen(self, self.trace, structure, max_seconds)
         self._other_mode()
 
     def _capture(self, **options: Any) -> Trace:
-        return capture(
-            self.problem, self.pattern, byte_budget=self.byte_budget, **options
-        )
+        return self.recapture(self.problem, **options)
+
+    @property
+    def recapture(self) -> Callable[..., Trace]:
+        """Records another problem as this one is."""
+        return partial(capture, layers=self.pattern, byte_budget=self.byte_budget)
+
+    def _states(self, trace: Trace, structure: GraphStructure | None) -> None:
+        """What there is to say of the states, of the errors in them and of weights."""
+        if structure is not None:
+            with self.stage("energies"):
+                self.rows += _energies(trace, structure, self.notes)
+        else:
+            self.notes.append(
+                "No energies: they need one edge_index between nodes of one type."
+            )
+        with self.stage("gradients"):
+            measured = gradients.gradient_observations(trace, structure)
+            self.rows += measured
+            self.rows += gradients.gain_observations(trace, self.generator())
+            if structure is not None:
+                table = Observations(self.rows)
+                self.rows += rates.rate_observations(trace, table, structure)
+        with self.stage("last layer refitted"):
+            rows, notes = stationarity_observations(
+                trace, structure, measured, self.recapture
+            )
+            self.rows += rows
+            self.notes += notes
+        with self.stage("weights"):
+            self.rows += attention_observations(trace)
+            self.rows += frozen_observations(self.problem, trace, self.pattern)
 
     def _layer_maps(self) -> None:
         assert self.trace is not None
