@@ -19,7 +19,13 @@ from torch_geometric.data import Data
 from torch_geometric.nn import GAT, GCN, GCNConv, TopKPooling
 
 import graphfathom as gf
-from graphfathom.diagnostics import densities, distances, predictions
+from graphfathom.diagnostics import (
+    densities,
+    distances,
+    linearisation,
+    predictions,
+    stationarity_bounds,
+)
 from graphfathom.diagnostics.report import Report
 from graphfathom.problem import Problem
 from graphfathom.verbs.deep import MAX_SECONDS
@@ -29,12 +35,16 @@ STAGES = (
     "singular values of all layers together",
     "sensitivities by distance",
     "predictions of theory",
+    "linearisation of errors",
 )
+BOUND = "bounds of stationary gradients"
+"""The stage that says of most networks which hypothesis does not hold."""
 ROWS = (
     "edge_of_chaos",
     "product_singular_value.1",
     "sensitivity.model",
     "theory.feature_norm",
+    "error.linearisation",
 )
 
 
@@ -86,14 +96,16 @@ def test_each_price_is_said_before_the_measure_runs(
         (densities, "product_observations", STAGES[1]),
         (distances, "distance_observations", STAGES[2]),
         (predictions, "prediction_observations", STAGES[3]),
+        (linearisation, "linearisation_observations", STAGES[4]),
+        (stationarity_bounds, "bound_observations", BOUND),
     ):
         replaced = partial(measure, real=getattr(module, name), stage=stage)
         monkeypatch.setattr(module, name, replaced)
     diagnose(gcn(), random_graph(), progress=said.append)
     done = [text.removeprefix("measured ") for text in said if "measured" in text]
-    assert done == list(STAGES)
+    assert done == [*STAGES, BOUND]
     prices = [text for text in said if "products with a layer, about" in text]
-    assert len(prices) == 4
+    assert len(prices) == len(done)
     # Three layers: each takes 2 x 20 products for 4 probes, a check and its zeros.
     assert prices[0].startswith(f"{STAGES[0]}: 492 products with a layer, about ")
     assert said.index("price of a product") < said.index(prices[0])
@@ -205,28 +217,41 @@ def entry(name: str) -> Problem:
     return next(e for e in CATALOGUE if e.name == name).case().problem()
 
 
+UNLINEAR = "No linearisation of errors: no layer is act(P X W)"
+
 STRANGE: dict[str, tuple[Callable[[], Problem], tuple[str, ...]]] = {
     "one node": (lambda: Problem(gcn(), one_node()), ()),
     "one layer": (lambda: Problem(gcn(1), random_graph()), ()),
     "graph level": (
         lambda: entry("graph level"),
-        ("No predictions of theory: no layer",),
+        ("No predictions of theory: no layer", UNLINEAR),
     ),
     "two components": (lambda: Problem(gcn(), two_components()), ()),
     "two types": (
         lambda: entry("HeteroConv"),
-        ("No sensitivities by distance: Sensitivity between", "No predictions of"),
+        (
+            "No sensitivities by distance: Sensitivity between",
+            "No predictions of",
+            "No linearisation of errors: they need labels and one edge_index",
+        ),
     ),
-    "two states": (lambda: entry("GraphCON"), ()),
-    "edge states": (lambda: entry("edge states"), ("No predictions of theory: no",)),
+    "two states": (lambda: entry("GraphCON"), (UNLINEAR,)),
+    "edge states": (
+        lambda: entry("edge states"),
+        ("No predictions of theory: no", UNLINEAR),
+    ),
     "batch norm": (lambda: entry("GCN batch norm"), ()),
-    "attention": (lambda: entry("GAT"), ("No predictions of theory: no layer is",)),
+    "attention": (
+        lambda: entry("GAT"),
+        ("No predictions of theory: no layer is", UNLINEAR),
+    ),
     "no second derivative": (
         lambda: entry("custom function once"),
         (
             "No densities of singular values: The derivative of `convs.0`",
             "No singular values of all layers together: The derivative of `convs.0`",
             "No predictions of theory: no layer is act(P X W)",
+            UNLINEAR,
         ),
     ),
     "changed in place": (lambda: entry("x.add_(h)"), ()),
@@ -235,11 +260,15 @@ STRANGE: dict[str, tuple[Callable[[], Problem], tuple[str, ...]]] = {
     "single": (lambda: Problem(SinglePrecision(), cast(torch.float32)), ()),
     "half": (
         lambda: Problem(Half(torch.bfloat16), cast(torch.bfloat16)),
-        ("No singular values of all layers together: rounding", "No predictions of"),
+        (
+            "No singular values of all layers together: rounding",
+            "No predictions of",
+            UNLINEAR,
+        ),
     ),
     "pooled": (
         lambda: Problem(Pooled(), labelled(1)),
-        ("No sensitivities by distance: State 4 must have one row",),
+        ("No sensitivities by distance: State 4 must have one row", UNLINEAR),
     ),
     "nan": (lambda: Problem(spoilt(math.nan), random_graph()), ()),
     "infinite": (lambda: Problem(spoilt(math.inf), random_graph()), ()),

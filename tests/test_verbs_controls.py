@@ -184,7 +184,7 @@ def test_a_stabilized_network_is_its_own_control() -> None:
 
 def test_a_network_of_one_layer_has_no_controls() -> None:
     report = diagnose(gcn(1), random_graph())
-    assert report.observations.runs() == ["model"]
+    assert report.observations.runs() == ["model", "refit"]
 
 
 def test_a_missing_shallow_control_is_mentioned() -> None:

@@ -128,29 +128,13 @@ def frozen_layers(facts: Facts, rule: Rule) -> Finding | None:
     frozen = [k for k, share in shares.items() if share > 0.5]
     if not frozen:
         return None
-    weights, states = (
-        facts.series("weights.frozen.rank"),
-        facts.series("effective_rank"),
-    )
-    narrow = [
-        k
-        for k in frozen
-        if weights.get(k, math.nan) < RANK
-        and states.get(k, math.nan) < DROP * states.get(k - 1, math.nan)
-    ]
     evidence, harmful = _cost_of_freezing(facts)
+    narrow = [(k, text) for k in frozen if (text := _narrowness(facts, k))]
     if harmful is None:  # not tried
         harmful = bool(narrow)
-    k = narrow[0] if narrow else frozen[0]
-    evidence = [
-        f"{shares[k]:.0%} of its parameters do not require gradients.",
-        *evidence,
-    ]
-    if narrow:
-        evidence.append(
-            f"The effective rank of its matrices is at most {weights[k]:.1f}, and that "
-            f"of the features falls from {states[k - 1]:.1f} to {states[k]:.1f} in it."
-        )
+    k, *texts = narrow[0] if narrow else (frozen[0],)
+    share = f"{shares[k]:.0%} of its parameters do not require gradients."
+    evidence = [share, *evidence, *texts]
     if not harmful:
         return rule.finding(
             f"{len(frozen)} of {facts.depth} layers are frozen",
@@ -168,6 +152,18 @@ def frozen_layers(facts: Facts, rule: Rule) -> Finding | None:
             "Let it train: `requires_grad_(True)`, and start it anew with "
             "`reset_parameters()`, or load weights that pass more on.",
         ],
+    )
+
+
+def _narrowness(facts: Facts, k: int) -> str:
+    """What a frozen layer loses, in words; empty if it passes most on."""
+    weights = facts.value("weights.frozen.rank", f"layer:{k}")
+    before, behind = (facts.value("effective_rank", f"state:{j}") for j in (k - 1, k))
+    if not (weights < RANK and behind < DROP * before):
+        return ""
+    return (
+        f"The effective rank of its matrices is at most {weights:.1f}, and that of the "
+        f"features falls from {before:.1f} to {behind:.1f} in it."
     )
 
 

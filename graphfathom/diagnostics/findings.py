@@ -150,7 +150,7 @@ RULES = (
     Rule(
         "learning-rate",
         "The learning rate of a monitored training is too high.",
-        (),
+        ("loss",),
         "the loss rises above 1.5 times its start, and breaks, stays above 0.9 of it, "
         "or leaves half of what refitting the last layer would gain undone; at the "
         "first step all layers had gradients within a factor of 10^3, no features were "
@@ -170,7 +170,7 @@ RULES = (
     Rule(
         "non-finite-training",
         "Numbers broke in a monitored training; the steps and the layer are named.",
-        (),
+        ("loss",),
         "a loss, feature or gradient that is not finite, up to the last measured step",
         "IEEE 754: a weight that has become NaN stays it.",
         training_rules.non_finite_training,
@@ -187,7 +187,7 @@ RULES = (
         "wrong-output-activation",
         "The output ends in an activation before a loss that has its own. A note where "
         "it does no harm.",
-        (),
+        ("loss",),
         "critical if a short training loses more than 10 points by it; untried, if it "
         "is flat for more than 60 % of the labels, the loss cannot fall below 90 % of "
         "a constant's, or more than 10 % of the labels' variance is out of reach",

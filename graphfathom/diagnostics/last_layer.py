@@ -67,6 +67,7 @@ class Refit:
     """Iterations of L-BFGS."""
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused
 def refit_head(
     trace: Trace,
     *,

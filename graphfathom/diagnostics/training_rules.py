@@ -61,11 +61,8 @@ def trajectory_rows(table: Observations | None) -> tuple[Observation, ...]:
 
 def learning_rate(facts: Facts, rule: Rule) -> Finding | None:
     """Whether the loss jumped up at the beginning and nothing was learnt after."""
-    if facts.run != "model" or not _healthy_start(facts):
+    if facts.run != "model" or not _healthy_start(facts) or _is_squashed(facts, rule):
         return None
-    squashed = over_squashing(facts, rule)
-    if squashed is not None and squashed.severity == "warning":
-        return None  # no learning rate brings over what the graph does not
     losses = _values(facts, "loss.mean")
     start, *later = losses
     peaks = _values(facts, "loss.peak")
@@ -155,6 +152,12 @@ def _healthy_start(facts: Facts) -> bool:
     ]
     is_smooth = min(told_apart, default=1.0) < SMOOTH
     return finite and max(gradients) - min(gradients) <= EXPLODING and not is_smooth
+
+
+def _is_squashed(facts: Facts, rule: Rule) -> bool:
+    """Whether no learning rate brings over what the graph does not."""
+    finding = over_squashing(facts, rule)
+    return finding is not None and finding.severity == "warning"
 
 
 def _has_learnt_little(facts: Facts, start: float, end: float) -> bool:

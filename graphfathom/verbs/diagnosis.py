@@ -60,7 +60,9 @@ def diagnose(
             network was trained, to be judged with the rest.
         controls: ``"none"``; ``"untrained"``: the same network at depth 1, the same in
             state-space form and an MLP are measured beside it; ``"trained"``: they and
-            the network itself are trained for a short time as well, on copies.
+            the network itself are trained for a short time as well, on copies. Unless
+            ``"none"``, a copy is also trained with and without what may do harm:
+            frozen weights, an activation behind the output.
         deep: Whether to estimate the densities of singular values, those of all layers
             together, sensitivities by distance, and what theory predicts as well.
             Each says its price first.

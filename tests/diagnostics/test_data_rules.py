@@ -74,7 +74,7 @@ def test_an_activation_before_the_loss(change: dict[str, Value], severity: str) 
 )
 def test_what_was_tried_decides(accuracies: tuple[float, float], severity: str) -> None:
     tried: dict[str, Value] = {
-        "accuracy.val in with activation": accuracies[0],
+        "accuracy.val in model (short training)": accuracies[0],
         "accuracy.val in without activation": accuracies[1],
         "output.blocked": 0.9,
     }

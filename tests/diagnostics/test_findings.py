@@ -65,7 +65,7 @@ def test_exploding_gradients_precede_over_smoothing() -> None:
 
 
 def test_causes_that_void_measurements_come_first() -> None:
-    assert ORDER[:2] == ["not-a-depth-problem", "non-finite"]
+    assert ORDER[:3] == ["not-a-depth-problem", "learning-rate", "non-finite"]
     assert ORDER[-2:] == ["not-enough-evidence", "healthy"]
 
 
