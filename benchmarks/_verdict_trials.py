@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from _verdict_diseases import Trial
 from _verdict_models import DenseLayer, Squashed
 from torch import Tensor, nn
-from torch_geometric.transforms import AddRandomWalkPE
+from torch_geometric.transforms import AddLaplacianEigenvectorPE
 
 import graphfathom as gf
 from graphfathom.diagnostics.observations import Observations
 from graphfathom.diagnostics.report import Finding, Report
+from graphfathom.diagnostics.training_rules import RISE
 from graphfathom.monitoring import Monitor
 
 __all__ = ["REMEDIES", "described", "diagnose", "remedy_of", "train", "watched"]
@@ -82,8 +83,9 @@ def diagnose(trial: Trial, seed: int, deep: bool) -> Report:
 
 def _pattern(trial: Trial) -> str | None:
     """Layers that are no message passing of PyG's have to be named to the monitor."""
-    by_hand = any(isinstance(m, DenseLayer) for m in trial.model.modules())
-    return "*convs.*" if by_hand else None
+    if not any(isinstance(m, DenseLayer) for m in trial.model.modules()):
+        return None
+    return "net.convs.*" if isinstance(trial.model, Squashed) else "*convs.*"
 
 
 def remedy_of(finding: Finding) -> str | None:
@@ -108,14 +110,23 @@ def _rewire(trial: Trial) -> Trial:
 def _encode(trial: Trial) -> Trial:
     """The encodings take the place of columns that say nothing, so that widths stay."""
     width = min(16, trial.data.num_features)
-    data = AddRandomWalkPE(width, attr_name="encoding")(trial.data.clone())
-    data.x = torch.cat([data.encoding.to(data.x), data.x[:, width:]], dim=1)
+    encode = AddLaplacianEigenvectorPE(width, "encoding", is_undirected=True)
+    data = encode(trial.data.clone())
+    # Eigenvectors have norm 1, features about 1 in each entry.
+    codes = data.encoding.to(data.x) * len(data.x) ** 0.5
+    data.x = torch.cat([codes, data.x[:, width:]], dim=1)
     del data.encoding
     return replace(trial, data=data)
 
 
 def _slower(trial: Trial) -> Trial:
-    return replace(trial, lr=trial.lr / 10)
+    """A tenth of the rate, and again while the loss still jumps."""
+    for _ in range(3):
+        trial = replace(trial, lr=trial.lr / 10)
+        losses = [row.value for row in watched(trial, 0).select("loss.peak")]
+        if max(losses[1:]) <= RISE * losses[0]:
+            break
+    return trial
 
 
 def _unfreeze(trial: Trial) -> Trial:
@@ -147,7 +158,7 @@ def _bare(trial: Trial) -> Trial:
 REMEDIES: dict[str, Callable[[Trial], Trial]] = {
     "graphfathom.stabilize": _stabilize,
     "transforms.Rewire": _rewire,
-    "AddRandomWalkPE": _encode,
+    "AddLaplacianEigenvectorPE": _encode,
     "learning rate": _slower,
     "requires_grad_(True)": _unfreeze,
     "reset_parameters()": _reset,

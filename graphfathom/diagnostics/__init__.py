@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graphfathom.diagnostics.batches import combine_batches
     from graphfathom.diagnostics.by_distance import (
         Influence,
         SensitivityByDistance,
@@ -46,6 +47,7 @@ __all__ = [
     "SparseJacobian",
     "all_singular_values",
     "closed_form",
+    "combine_batches",
     "eigenvalue_cloud",
     "influence",
     "pair_sensitivity",
@@ -70,6 +72,7 @@ _HOME = {
     "SparseJacobian": "exact_jacobian",
     "all_singular_values": "exact_spectra",
     "closed_form": "solved_forms",
+    "combine_batches": "batches",
     "eigenvalue_cloud": "exact_spectra",
     "influence": "by_distance",
     "pair_sensitivity": "sensitivity",

@@ -16,6 +16,7 @@ __all__ = [
     "complete_graph",
     "frozen_layers",
     "label_noise",
+    "trial",
     "uniform_attention",
     "wrong_output_activation",
 ]
@@ -50,7 +51,7 @@ RANK = 2.0
 DROP = 0.6
 """Effective rank behind a layer over that before it; with full weights it is above."""
 
-DENSE = 0.9
+DENSE = 0.8
 """Share of joined pairs from which neighbourhoods hardly differ."""
 ALIKE = 0.1
 """Deviation of features from constants, relative to that of the input."""
@@ -100,7 +101,7 @@ def _output_harm(facts: Facts) -> tuple[list[str], bool]:
     if not math.isnan(lost):
         evidence.append(f"{lost:.0%} of the labels' variance is beyond its bounds.")
         harmful |= lost > UNREACHABLE
-    tried = _trial(facts, "without activation")
+    tried = trial(facts, "without activation")
     if tried is not None:  # and need not be guessed
         evidence.append(
             f"Trained for a short time with it: accuracy {tried[0]:.0%}; without: "
@@ -110,7 +111,7 @@ def _output_harm(facts: Facts) -> tuple[list[str], bool]:
     return evidence, harmful
 
 
-def _trial(facts: Facts, remedy: str) -> tuple[float, float] | None:
+def trial(facts: Facts, remedy: str) -> tuple[float, float] | None:
     """Accuracies after a short training, as the network is and with a remedy."""
     for split in ("val", "test", "train"):
         tried = [
@@ -169,7 +170,7 @@ def _narrowness(facts: Facts, k: int) -> str:
 
 def _cost_of_freezing(facts: Facts) -> tuple[list[str], bool | None]:
     """What a trial says of the frozen weights, and whether they do harm, if tried."""
-    tried = _trial(facts, "unfrozen")
+    tried = trial(facts, "unfrozen")
     if tried is None:
         return [], None
     text = (

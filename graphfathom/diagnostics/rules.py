@@ -21,6 +21,8 @@ SMOOTH = 1e-2
 """Relative distance to constants: a head must amplify the rest a hundredfold."""
 SHRUNK = -3.0
 """log10 of the size of the last features over that of the first layer's."""
+MUCH_LOWER = 0.7
+"""Share of the best constant's loss below which a network can do much."""
 DEAD = 0.5
 """Share of units that are zero on every node."""
 SUBNORMAL = 1e-2
@@ -104,6 +106,13 @@ def growth(facts: Facts) -> float | None:
     return last - first
 
 
+def zero_is_a_start(facts: Facts) -> bool:
+    """Whether only the last layer is zero, and training it lowers the loss at once."""
+    refit, constant = facts.value("loss.refit"), facts.value("loss.constant")
+    is_last = facts.value("refit.layer") == facts.depth
+    return is_last and refit < MUCH_LOWER * constant
+
+
 def smallest_deviation(facts: Facts, k: int) -> float:
     place = f"state:{k}"
     values = [
@@ -153,6 +162,7 @@ def exactly_zero(facts: Facts, rule: Rule) -> Finding | None:
     if not empty or empty[0] == 0 or len(empty) != facts.depth - empty[0] + 1:
         return None
     k = empty[0]
+    harmless = k == facts.depth and zero_is_a_start(facts)
     exact = facts.value("feature_norm", f"state:{k}")
     dtype = next(iter(facts.table.select("exact_zeros", facts.run))).dtype
     if math.isfinite(exact):
@@ -163,7 +173,7 @@ def exactly_zero(facts: Facts, rule: Rule) -> Finding | None:
         advice = [RESTART, *DEPTH_ADVICE[1:]]
     return rule.finding(
         f"Features are exactly zero from {facts.layer(k)} on",
-        "critical",
+        "note" if harmless else "critical",
         f"layers {k}-{facts.depth} of {facts.depth}",
         [
             f"All entries behind {facts.layer(k)} are 0 in {dtype}: the output does "
@@ -192,6 +202,8 @@ def vanishing(facts: Facts, rule: Rule) -> Finding | None:
     first = relative.get(1, math.nan)
     if facts.depth < 2 or not first < VANISHING:
         return None
+    if first == -math.inf and zero_is_a_start(facts):
+        return None  # it does not stay zero
     bad = [k for k, value in relative.items() if k >= 1 and value < VANISHING]
     gains = sorted(facts.series("mean_squared_gain").values())
     evidence = [
@@ -253,6 +265,8 @@ def exploding(facts: Facts, rule: Rule) -> Finding | None:
 def to_zero(facts: Facts, rule: Rule) -> Finding | None:
     size = growth(facts)
     if facts.depth < 2 or size is None or not size < SHRUNK:
+        return None
+    if size == -math.inf and zero_is_a_start(facts):
         return None
     energy = facts.series("dirichlet_energy.normalized")
     evidence = [
@@ -361,7 +375,10 @@ def features(facts: Facts, rule: Rule) -> Finding | None:
         "warning",
         "features",
         ["No column of the input features varies over the nodes."],
-        ["Add structural encodings, e.g. `AddRandomWalkPE`."],
+        [
+            "Add what tells where a node is, `AddLaplacianEigenvectorPE`, or what is "
+            "around it, `AddRandomWalkPE`.",
+        ],
     )
 
 

@@ -6,8 +6,16 @@ import math
 import statistics
 from typing import get_args
 
+from graphfathom.diagnostics.data_rules import LOST, trial
+from graphfathom.diagnostics.observations import TRAINING
 from graphfathom.diagnostics.report import Finding
-from graphfathom.diagnostics.rules import DEPTH_ADVICE, Facts, Rule, power
+from graphfathom.diagnostics.rules import (
+    DEPTH_ADVICE,
+    MUCH_LOWER,
+    Facts,
+    Rule,
+    power,
+)
 from graphfathom.diagnostics.structure import Kind
 
 __all__ = ["spurious_stationary_point", "stuck_head"]
@@ -26,8 +34,6 @@ NO_BETTER = 0.95
 LEFT = 0.25
 """Share of what the last layer alone would gain that training has left undone. Healthy
 networks leave nothing: they train all their layers."""
-CAN_LOWER = 0.7
-"""Share of it that the last layer alone must reach to say that training could have."""
 MIN_STEPS = 4
 """Recorded losses of which the last quarter has at least one."""
 STEADY = 0.25
@@ -135,15 +141,8 @@ def _is_steady(losses: list[float]) -> bool:
 
 def stuck_head(facts: Facts, rule: Rule) -> Finding | None:
     """A loss that training leaves high, and the last layer alone makes low."""
-    rows = facts.table.select("loss", "training", "model")
-    losses = [row.value for row in sorted(rows, key=lambda row: row.step)]
-    if len(losses) < MIN_STEPS or not all(map(math.isfinite, losses)):
-        return None
-    constant, refit = facts.value("loss.constant"), facts.value("loss.refit")
-    end = statistics.fmean(losses[-(len(losses) // 4) :])
-    if not (refit < CAN_LOWER * constant and _is_steady(losses)):
-        return None
-    if not end - refit > LEFT * (constant - refit):
+    evidence = _left_undone(facts) or _gained_by_unfreezing(facts)
+    if not evidence:
         return None
     frozen, gradient = facts.value("head.frozen"), facts.value("head.gradient")
     advice = "Check that the optimiser holds the parameters of the last layer."
@@ -162,10 +161,37 @@ def stuck_head(facts: Facts, rule: Rule) -> Finding | None:
         "Stuck last layer: it alone could lower the loss, and training did not",
         "critical",
         "last layer",
-        [
-            f"Training ends at a loss of {end:.4g}; the best constant has "
-            f"{constant:.4g}, and refitting the last layer alone gives {refit:.4g}.",
-            state,
-        ],
+        [evidence, state],
         [advice, "Or raise its learning rate."],
+    )
+
+
+def _left_undone(facts: Facts) -> str:
+    """What a training has left of what the last layer alone would gain, in words."""
+    rows = facts.table.select("loss", TRAINING, "model")
+    losses = [row.value for row in sorted(rows, key=lambda row: row.step)]
+    if len(losses) < MIN_STEPS or not all(map(math.isfinite, losses)):
+        return ""
+    constant, refit = facts.value("loss.constant"), facts.value("loss.refit")
+    end = statistics.fmean(losses[-(len(losses) // 4) :])
+    if not (refit < MUCH_LOWER * constant and _is_steady(losses)):
+        return ""
+    if not end - refit > LEFT * (constant - refit):
+        return ""
+    return (
+        f"Training ends at a loss of {end:.4g}; the best constant has {constant:.4g}, "
+        f"and refitting the last layer alone gives {refit:.4g}."
+    )
+
+
+def _gained_by_unfreezing(facts: Facts) -> str:
+    """What a frozen last layer costs, in words, if it was tried."""
+    tried = trial(facts, "unfrozen")
+    if facts.run != "model" or tried is None or not facts.value("head.frozen") > 0:
+        return ""
+    if not tried[1] - tried[0] > LOST:
+        return ""
+    return (
+        f"Trained for a short time, the network reaches an accuracy of {tried[0]:.0%}; "
+        f"with all its weights, {tried[1]:.0%}."
     )

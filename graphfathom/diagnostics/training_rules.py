@@ -95,7 +95,8 @@ def learning_rate(facts: Facts, rule: Rule) -> Finding | None:
         "training",
         evidence,
         [
-            "Divide the learning rate by 10 and train again from the start.",
+            "Divide the learning rate by 10 and train again from the start, until the "
+            "loss no longer jumps.",
             "Or let it rise from 0 over the first hundred steps, and clip gradients.",
         ],
     )

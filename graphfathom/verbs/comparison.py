@@ -13,6 +13,7 @@ from graphfathom.diagnostics.controls import (
     shallow,
     unfrozen,
 )
+from graphfathom.diagnostics.observations import Observations
 from graphfathom.diagnostics.output_facts import without_activation
 from graphfathom.diagnostics.sandbox import random_state
 from graphfathom.diagnostics.trace import BYTE_BUDGET, capture
@@ -130,16 +131,18 @@ def _try(session: Session) -> None:
             session.notes.append(f"Nothing was tried out: {error}")
             return
         for run, problem in tried.items():
-            _train_and_score(session, run, problem)
+            _train_and_score(session, run, problem, select=True)
 
 
-def _train_and_score(session: Session, run: str, problem: Problem) -> None:
+def _train_and_score(
+    session: Session, run: str, problem: Problem, select: bool = False
+) -> None:
     """Train a network for a short time, and add how well it does."""
     if not any(p.requires_grad for p in problem.model.parameters()):
         session.notes.append(f"Not trained: `{run}`, all its weights are frozen.")
         return
     session.progress(f"training {run}")
-    _train(problem, session.seed)
+    _train(problem, session.seed, select)
     output = output_of(problem)
     session.rows += facts.accuracy_observations(problem, output, run)
     session.rows += facts.loss_observations(problem, output, run)
@@ -159,8 +162,12 @@ def _train_all(session: Session, built: dict[str, Problem]) -> None:
         _train_and_score(session, run, control)
 
 
-def _train(problem: Problem, seed: int) -> None:
-    """Short training of a control, by the loss of the problem."""
+def _train(problem: Problem, seed: int, select: bool = False) -> None:
+    """Short training of a control, by the loss of the problem.
+
+    With ``select`` the weights of the epoch with the best validation accuracy are kept,
+    where there are validation nodes.
+    """
 
     def loss_fn(model: nn.Module) -> Tensor:
         loss = problem.loss_of(problem.replace(model, problem.data).run())
@@ -171,6 +178,16 @@ def _train(problem: Problem, seed: int) -> None:
             )
         return loss
 
+    def accuracy(model: nn.Module) -> float:
+        output = problem.replace(model, problem.data).run()
+        rows = Observations(facts.accuracy_observations(problem, output))
+        return rows.value("accuracy.val")
+
     with random_state():
         torch.manual_seed(seed)
-        fit(problem.model, loss_fn, epochs=TRAINING_EPOCHS)
+        fit(
+            problem.model,
+            loss_fn,
+            epochs=TRAINING_EPOCHS,
+            evaluate=accuracy if select else None,
+        )

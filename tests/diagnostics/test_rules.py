@@ -344,3 +344,32 @@ def test_what_underflows_is_said() -> None:
 )
 def test_powers_are_readable(value: float, text: str) -> None:
     assert power(value) == text
+
+
+ZERO_HEAD: Change = {
+    "exact_zeros": {DEPTH: 1.0},
+    "feature_rms": {DEPTH: -math.inf},
+    "feature_norm": {DEPTH: -math.inf},
+    "gradient.state.relative": {1: -math.inf},
+    "loss.constant": 1.0,
+    "refit.layer": float(DEPTH),
+}
+
+
+@pytest.mark.parametrize(("refit", "sick"), [(0.69, False), (0.71, True)])
+def test_a_last_layer_that_starts_at_zero_is_a_note(refit: float, sick: bool) -> None:
+    change = ZERO_HEAD | {"loss.refit": refit}
+    reports = found(changed(healthy(), change))
+    severities = {finding.name: finding.severity for finding in reports}
+    assert severities["exactly-zero"] == ("critical" if sick else "note")
+    assert ("vanishing-gradients" in severities) == sick
+    assert ("over-smoothing-to-zero" in severities) == sick
+
+
+def test_a_zero_before_the_last_layer_is_no_start() -> None:
+    change = ZERO_HEAD | {
+        "loss.refit": 0.1,
+        "exact_zeros": {DEPTH - 1: 1.0, DEPTH: 1.0},
+    }
+    (zero,) = [f for f in found(changed(healthy(), change)) if f.name == "exactly-zero"]
+    assert zero.severity == "critical"

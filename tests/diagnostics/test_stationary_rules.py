@@ -154,3 +154,17 @@ def test_a_stuck_head_is_found() -> None:
 )
 def test_when_no_head_is_stuck(losses: list[float], change: dict[str, float]) -> None:
     assert training(losses, **change) is None
+
+
+@pytest.mark.parametrize(
+    ("frozen", "unfrozen", "expected"),
+    [(1.0, 0.9, True), (1.0, 0.55, False), (0.0, 0.9, False)],
+)
+def test_a_frozen_head_is_stuck_if_a_trial_says_so(
+    frozen: float, unfrozen: float, expected: bool
+) -> None:
+    facts = table({"head.frozen": frozen})
+    tried = {"model (short training)": 0.5, "unfrozen": unfrozen}
+    rows = [Observation("accuracy.val", "model", v, run=r) for r, v in tried.items()]
+    found = stuck_head(Facts(Observations([*facts.table, *rows]), facts.layers), RULE)
+    assert (found is not None) == expected
