@@ -25,8 +25,8 @@ from graphfathom.verbs import diagnose
 __all__ = ["EVERY", "Monitor"]
 
 EVERY = 20
-"""Steps from one measured step to the next: what a measured step costs more, about as
-much as a step, is 5 % of the training then."""
+"""Steps from one measured step to the next, which takes up to about two steps more
+(`benchmarks/monitor_overhead.py`)."""
 
 KEPT = 20_000
 """Rows kept in memory: as many lines of ``report.json`` are 4 MB."""
